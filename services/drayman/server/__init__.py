@@ -1,0 +1,1 @@
+"""The services: auth, dispatch, and the platform they stand on."""

@@ -1,0 +1,1 @@
+"""Files to workers: projects, handles, and where the files are."""

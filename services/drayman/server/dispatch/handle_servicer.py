@@ -1,0 +1,339 @@
+"""HandleService: the worker's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Self
+from uuid import UUID
+
+from drayman.dispatch.v1 import handle_service_pb2 as pb
+from drayman.dispatch.v1 import project_pb2
+from drayman.server.dispatch import messages
+from drayman.server.dispatch.attributes import with_timeouts
+from drayman.server.dispatch.lifecycle import Outcome
+from drayman.server.dispatch.reading import HandleReader
+from drayman.server.dispatch.reserver import Ended, Given, ProjectQueue, Reserver, Waited, Wish
+from drayman.server.dispatch.settler import Settled, Settler
+from drayman.server.dispatch.standing import Standing
+from drayman.server.dispatch.store import Row, Said, Store
+from drayman.server.platform.calls import Call
+from drayman.server.platform.errors import Refusal, invalid
+
+_MOST = 1000
+_LONGEST_WORKER_ID = 1000
+
+_OUTCOMES = {
+    pb.OUTCOME_DONE: Outcome.DONE,
+    pb.OUTCOME_FAILED_RETRY: Outcome.RETRY,
+    pb.OUTCOME_FAILED_FINAL: Outcome.FAILED,
+    pb.OUTCOME_RELEASED: Outcome.RELEASED,
+}
+
+_REFUSALS = {
+    "HANDLE_NOT_FOUND": "project {project} has no such handle: {handle}",
+    "WRONG_WORKER": "Not authorized: wrong worker_id: {handle} is not reserved by {worker}",
+    "NOT_RESERVED": "Not authorized: wrong worker_id: {handle} is not reserved (reported, timed out or restarted)",
+    "STALE_ATTEMPT": "{handle} is in a later attempt than the one reported",
+}
+
+
+class HandleServicer:
+    """Take a file, say what became of it."""
+
+    def __init__(self, store: Store, reserver: Reserver, settler: Settler) -> None:
+        self._store = store
+        self._reserver = reserver
+        self._settler = settler
+        self._reader = HandleReader(store)
+
+    # --- taking ------------------------------------------------------------------------------------------------------
+
+    async def NextFile(self, request: pb.NextFileRequest, call: Call) -> None:
+        """Wait for a file; the stream ends with what came of it."""
+        queue, standing = await self._work_on(request.project_id, request.worker_id, call)
+        request_id = _request_id(request.request_id)
+        if request_id is not None and (request.resend or call.is_retry()):
+            rows = await self._store.redeliver(request.project_id, request.worker_id, request_id)
+            if rows:
+                files = await self._files(standing, request.worker_id, request.cpu_site, rows[:1], shift=0)
+                await call.send(pb.NextFileResponse(reserved=files[0]))
+                return
+        interval = _span(request, "progress_interval")
+        timeout = _span(request, "timeout")
+        async with _Wait(self._reserver, queue, request, want=1, request_id=request_id, timeout=timeout) as wait:
+            while (result := await wait.result(interval)) is None:
+                progress = pb.Progress(counts=messages.counts(await queue.standing()))
+                await call.send(pb.NextFileResponse(progress=progress))
+            if isinstance(result, Given):
+                files = await self._files(standing, request.worker_id, request.cpu_site, result.rows)
+                # From here on the file counts as handed over: a caller who leaves during the write may have read it.
+                wait.handed_over()
+                await call.send(pb.NextFileResponse(reserved=files[0]))
+            elif isinstance(result, Ended):
+                await call.send(pb.NextFileResponse(project_ended=_ended(result)))
+            else:
+                await call.send(pb.NextFileResponse(timed_out=_timed_out(result, await queue.standing())))
+
+    async def ReserveFiles(self, request: pb.ReserveFilesRequest, call: Call) -> pb.ReserveFilesResponse:
+        """Wait for files, in one answer."""
+        if not 0 <= request.max_files <= _MOST:
+            raise invalid("max_files", f"max_files {request.max_files}: expected 1 to {_MOST}, or 0 for 1")
+        queue, standing = await self._work_on(request.project_id, request.worker_id, call)
+        request_id = _request_id(request.request_id)
+        if request_id is not None and (request.resend or call.is_retry()):
+            rows = await self._store.redeliver(request.project_id, request.worker_id, request_id)
+            if rows:
+                files = await self._files(standing, request.worker_id, request.cpu_site, rows, shift=0)
+                return pb.ReserveFilesResponse(files=files)
+        timeout = _span(request, "timeout")
+        async with _Wait(
+            self._reserver, queue, request, want=request.max_files or 1, request_id=request_id, timeout=timeout
+        ) as wait:
+            while (result := await wait.result(None)) is None:
+                pass
+            if isinstance(result, Given):
+                files = await self._files(standing, request.worker_id, request.cpu_site, result.rows)
+                wait.handed_over()
+                return pb.ReserveFilesResponse(files=files)
+        if isinstance(result, Ended):
+            return pb.ReserveFilesResponse(project_ended=_ended(result))
+        return pb.ReserveFilesResponse(timed_out=_timed_out(result, await queue.standing()))
+
+    async def _files(
+        self, standing: Standing, worker_id: str, cpu_site: str, rows: Sequence[Row], *, shift: int = 1
+    ) -> list[pb.ReservedFile]:
+        """Shape what was reserved. `shift` is what the row's attempts lack of the running attempt's number."""
+        replicas: dict[int, list[messages.Row]] = {}
+        if not standing.virtual:
+            handle_ids = [row["handle_id"] for row in rows]
+            for row in await self._store.readable_replicas(standing.project_id, handle_ids):
+                replicas.setdefault(row["handle_id"], []).append(row)
+        files = []
+        for row in rows:
+            did = project_pb2.Did(namespace=row["namespace"], name=row["name"])
+            handle = project_pb2.Handle(
+                project_id=standing.project_id,
+                handle_id=row["handle_id"],
+                did=did,
+                state=project_pb2.HANDLE_STATE_RESERVED,
+                worker_id=worker_id,
+                attempts=row["attempts"] + shift,
+                attributes_json=with_timeouts(row["attributes"], row["timeouts"]),
+                reserve_time=messages.timestamp(row["reserved_at"]),
+                lease_expire_time=messages.timestamp(row["lease_until"]),
+                replicas=messages.readable_replicas(
+                    did, replicas.get(row["handle_id"], ()), self._reserver.storage, cpu_site
+                ),
+            )
+            files.append(pb.ReservedFile(handle=handle, project_attributes_json=standing.attributes))
+        return files
+
+    # --- reporting ---------------------------------------------------------------------------------------------------
+
+    async def Report(self, request: pb.ReportRequest, call: Call) -> pb.ReportResponse:
+        """Take reports."""
+        if len(request.reports) > _MOST:
+            raise invalid("reports", f"{len(request.reports)} reports in one request: at most {_MOST}")
+        await self._work_on(request.project_id, request.worker_id, call)
+        request_id = _request_id(request.request_id)
+        handle_ids = await self._handle_ids(request)
+        said: list[Said] = [
+            (handle_id, report.attempt, 0, request.worker_id, _outcome(report), request_id, report.code, report.message)
+            for handle_id, report in zip(handle_ids, request.reports, strict=True)
+        ]
+        settled = await self._settler.settle(request.project_id, said) if said else []
+        refusals = [
+            one.refusal and _refusal(one.refusal, request, report)
+            for one, report in zip(settled, request.reports, strict=True)
+        ]
+        if len(refusals) == 1 and isinstance(refusals[0], Refusal):
+            raise refusals[0]
+        handles = await self._handles_after(request, settled) if request.with_handles else {}
+        return pb.ReportResponse(
+            results=[
+                pb.ReportResult(
+                    handle=handles.get(handle_id),
+                    refusal=refusal.reason if refusal else "",
+                    refusal_message=refusal.message if refusal else "",
+                )
+                for handle_id, refusal in zip(handle_ids, refusals, strict=True)
+            ]
+        )
+
+    async def _handle_ids(self, request: pb.ReportRequest) -> list[int]:
+        """Handle ids of the reports, those given as DIDs looked up; 0 = not in the project."""
+        dids = []
+        for number, report in enumerate(request.reports):
+            if report.outcome not in _OUTCOMES:
+                raise invalid(
+                    f"reports[{number}].outcome",
+                    f"outcome {report.outcome}: expected DONE, FAILED_RETRY, FAILED_FINAL or RELEASED",
+                )
+            if not report.handle_id:
+                if not report.HasField("did"):
+                    raise invalid(f"reports[{number}]", "neither handle_id nor did is given")
+                dids.append((report.did.namespace, report.did.name))
+        found = await self._store.find_handles(request.project_id, list(set(dids))) if dids else {}
+        return [report.handle_id or found.get((report.did.namespace, report.did.name), 0) for report in request.reports]
+
+    async def _handles_after(
+        self, request: pb.ReportRequest, settled: Sequence[Settled]
+    ) -> dict[int, project_pb2.Handle]:
+        handle_ids = [one.row["handle_id"] for one in settled if one.row is not None]
+        rows = await self._store.handles_by_id(request.project_id, handle_ids)
+        return {row["handle_id"]: messages.handle(request.project_id, row) for row in rows}
+
+    async def RenewLease(self, request: pb.RenewLeaseRequest, call: Call) -> pb.RenewLeaseResponse:
+        """Extend leases."""
+        if len(request.leases) > _MOST:
+            raise invalid("leases", f"{len(request.leases)} leases in one request: at most {_MOST}")
+        await self._work_on(request.project_id, request.worker_id, call)
+        leases = [(lease.handle_id, lease.attempt) for lease in request.leases]
+        rows = await self._store.renew(request.project_id, request.worker_id, leases)
+        held = {(row["handle_id"], row["attempts"]) for row in rows}
+        return pb.RenewLeaseResponse(
+            lost=[
+                pb.Lease(handle_id=handle_id, attempt=attempt)
+                for handle_id, attempt in leases
+                if (handle_id, attempt) not in held
+            ],
+            expire_time=messages.timestamp(rows[0]["lease_until"]) if rows else None,
+        )
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def ListReserved(self, request: pb.ListReservedRequest, call: Call) -> None:
+        """Stream what is reserved."""
+        await self._reserver.queue(request.project_id).standing()
+        rows = await self._store.reserved_handles(request.project_id, request.worker_id or None)
+        for begin in range(0, len(rows), _MOST):
+            batch = rows[begin : begin + _MOST]
+            handles = await self._reader.shaped(request.project_id, batch, with_replicas=request.with_replicas)
+            await call.send(pb.ListReservedResponse(handles=handles))
+
+    async def GetHandle(self, request: pb.GetHandleRequest, _call: Call) -> pb.GetHandleResponse:
+        """Return one handle."""
+        await self._reserver.queue(request.project_id).standing()
+        did = (request.did.namespace, request.did.name)
+        handle_id = request.handle_id
+        if not handle_id:
+            handle_id = (await self._store.find_handles(request.project_id, [did])).get(did, 0)
+        rows = await self._store.handles_by_id(request.project_id, [handle_id])
+        if not rows:
+            name = str(request.handle_id) if request.handle_id else ":".join(did)
+            message = _REFUSALS["HANDLE_NOT_FOUND"].format(project=request.project_id, handle=name)
+            raise Refusal("HANDLE_NOT_FOUND", message, metadata={"handle": name})
+        handles = await self._reader.shaped(request.project_id, rows, with_replicas=True)
+        return pb.GetHandleResponse(handle=handles[0])
+
+    # --- who may -----------------------------------------------------------------------------------------------------
+
+    async def _work_on(self, project_id: int, worker_id: str, call: Call) -> tuple[ProjectQueue, Standing]:
+        """Return the project's queue if the caller may work on it."""
+        if not worker_id or len(worker_id) > _LONGEST_WORKER_ID or "\x00" in worker_id:
+            raise invalid(
+                "worker_id", f"worker_id {worker_id[:80]!r}: expected 1 to {_LONGEST_WORKER_ID} characters without NUL"
+            )
+        queue = self._reserver.queue(project_id)
+        standing = await queue.standing()
+        caller = call.caller
+        if not standing.welcomes(caller.username, caller.admin, caller.roles):
+            raise Refusal(
+                "NOT_A_WORKER",
+                f"Not authorized: {caller.username} may not work on project {project_id}",
+                metadata={"project_id": str(project_id), "user": caller.username},
+            )
+        return queue, standing
+
+
+class _Wait:
+    """A wish and its caller: whichever way the caller leaves, nothing stays behind."""
+
+    def __init__(
+        self,
+        reserver: Reserver,
+        queue: ProjectQueue,
+        request: pb.NextFileRequest | pb.ReserveFilesRequest,
+        *,
+        want: int,
+        request_id: UUID | None,
+        timeout: float | None,
+    ) -> None:
+        self._reserver = reserver
+        self._queue = queue
+        self._timeout = timeout
+        self._wish = Wish(request.worker_id, request.cpu_site, want, request_id, now_or_never=timeout == 0)
+        self._timer: asyncio.TimerHandle | None = None
+        self._handed_over = False
+        self._told_parked = False
+
+    async def __aenter__(self) -> Self:
+        self._reserver.wish(self._queue, self._wish)
+        if self._timeout:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._timeout, self._queue.withdraw, self._wish, Waited(draining=False))
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._wish.result is None:
+            self._queue.withdraw(self._wish)
+        elif isinstance(self._wish.result, Given) and not self._handed_over:
+            self._reserver.give_back(self._queue.project_id, self._wish, self._wish.result.rows)
+
+    def handed_over(self) -> None:
+        """The caller has, or may have, what was given."""
+        self._handed_over = True
+
+    async def result(self, interval: float | None) -> Given | Ended | Waited | None:
+        """Wait for the result. None = none yet: the wait has just begun, or the interval passed."""
+        wish = self._wish
+        if wish.result is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval if self._told_parked else None):
+                    await wish.change()
+            self._told_parked = True
+        if isinstance(wish.result, Exception):
+            raise wish.result
+        return wish.result
+
+
+def _ended(result: Ended) -> pb.ProjectEnded:
+    return pb.ProjectEnded(state=messages.PROJECT_STATE[result.state])
+
+
+def _timed_out(result: Waited | None, standing: Standing) -> pb.TimedOut:
+    draining = result is not None and result.draining
+    cause = pb.TimedOut.CAUSE_DRAINING if draining else pb.TimedOut.CAUSE_TIMEOUT
+    return pb.TimedOut(cause=cause, counts=messages.counts(standing))
+
+
+def _span(request: Any, field: str) -> float | None:
+    if not request.HasField(field):
+        return None
+    value = messages.seconds(getattr(request, field))
+    if value < 0:
+        raise invalid(field, f"{field} of {value:g} s is negative")
+    return value
+
+
+def _request_id(text: str) -> UUID | None:
+    if not text:
+        return None
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise invalid("request_id", f"request_id {text[:80]!r} is not a UUID") from error
+
+
+def _outcome(report: pb.FileReport) -> Outcome:
+    return _OUTCOMES[report.outcome]
+
+
+def _refusal(reason: str, request: pb.ReportRequest, report: pb.FileReport) -> Refusal:
+    handle = str(report.handle_id) if report.handle_id else f"{report.did.namespace}:{report.did.name}"
+    message = _REFUSALS[reason].format(project=request.project_id, handle=handle, worker=request.worker_id)
+    return Refusal(reason, message, metadata={"handle": handle, "worker_id": request.worker_id})

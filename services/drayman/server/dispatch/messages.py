@@ -1,0 +1,141 @@
+"""Shapes rows into protobuf messages. No rules, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from drayman.dispatch.v1 import project_pb2 as pb
+from drayman.dispatch.v1 import storage_service_pb2 as storage_pb
+from drayman.server.dispatch.attributes import with_timeouts
+from drayman.server.dispatch.proximity import nearness
+from drayman.server.dispatch.standing import Standing
+from drayman.server.dispatch.storage_map import StorageMap
+
+PROJECT_STATE: Mapping[str, pb.ProjectState] = {
+    "active": pb.PROJECT_STATE_ACTIVE,
+    "done": pb.PROJECT_STATE_DONE,
+    "failed": pb.PROJECT_STATE_FAILED,
+    "cancelled": pb.PROJECT_STATE_CANCELLED,
+    "abandoned": pb.PROJECT_STATE_ABANDONED,
+}
+HANDLE_STATE: Mapping[str, pb.HandleState] = {
+    "initial": pb.HANDLE_STATE_INITIAL,
+    "reserved": pb.HANDLE_STATE_RESERVED,
+    "done": pb.HANDLE_STATE_DONE,
+    "failed": pb.HANDLE_STATE_FAILED,
+}
+PROJECT_STATE_NAME = {value: name for name, value in PROJECT_STATE.items()}
+HANDLE_STATE_NAME = {value: name for name, value in HANDLE_STATE.items()}
+
+Row = Mapping[str, Any] | asyncpg.Record
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Turn a database time into a message."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def duration(seconds: float | None) -> Duration | None:
+    """Turn seconds into a message."""
+    if seconds is None:
+        return None
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def seconds(message: Duration) -> float:
+    """Turn a message into seconds."""
+    return message.seconds + message.nanos / 1e9
+
+
+def project(row: Row) -> pb.Project:
+    """Shape a row of the statement `projects`."""
+    return pb.Project(
+        project_id=row["project_id"],
+        owner=row["owner"],
+        state=PROJECT_STATE[row["state"]],
+        attributes_json=row["attributes"],
+        query=row["query"],
+        worker_timeout=duration(row["worker_timeout"]),
+        idle_timeout=duration(row["idle_timeout"]),
+        users=sorted(row["users"]),
+        roles=sorted(row["roles"]),
+        create_time=timestamp(row["created_at"]),
+        end_time=timestamp(row["ended_at"]),
+        counts=_counts(row["files"], row["initial"], row["done"], row["failed"]),
+        virtual=row["virtual"],
+    )
+
+
+def counts(standing: Standing) -> pb.HandleCounts:
+    """Counts of a project in memory."""
+    return _counts(standing.files, standing.initial, standing.done, standing.failed)
+
+
+def _counts(files: int, initial: int, done: int, failed: int) -> pb.HandleCounts:
+    reserved = max(files - initial - done - failed, 0)
+    return pb.HandleCounts(total=files, initial=initial, reserved=reserved, done=done, failed=failed)
+
+
+def handle(project_id: int, row: Row, replicas: Iterable[pb.Replica] = ()) -> pb.Handle:
+    """Shape a row of one of the `handles` statements."""
+    return pb.Handle(
+        project_id=project_id,
+        handle_id=row["handle_id"],
+        did=pb.Did(namespace=row["namespace"], name=row["name"]),
+        state=HANDLE_STATE[row["state"]],
+        worker_id=row["worker_id"] if row["state"] == "reserved" else "",
+        attempts=row["attempts"],
+        attributes_json=with_timeouts(row["attributes"], row["timeouts"]),
+        reserve_time=timestamp(row["reserved_at"]),
+        lease_expire_time=timestamp(row["lease_until"]),
+        replicas=replicas,
+    )
+
+
+def replica(row: Row) -> pb.Replica:
+    """Shape a row of the statement `replicas_of`."""
+    return pb.Replica(
+        did=pb.Did(namespace=row["namespace"], name=row["name"]),
+        rse=row["rse"],
+        path=row["path"],
+        urls=row["urls"],
+        preference=row["preference"],
+        available=row["available"],
+        rse_available=row["rse_available"],
+    )
+
+
+def readable_replicas(did: pb.Did, rows: Iterable[Row], storage: StorageMap, cpu_site: str) -> list[pb.Replica]:
+    """Shape rows of `readable_replicas` for a worker: nearest first, the distance in place of the stored preference."""
+    found = [(storage.distance(cpu_site, row["rse"]), row) for row in rows]
+    found.sort(key=lambda entry: (nearness(entry[0]), entry[1]["rse"]))
+    return [
+        pb.Replica(
+            did=did,
+            rse=row["rse"],
+            path=row["path"],
+            urls=row["urls"],
+            preference=away or 0,
+            available=True,
+            rse_available=True,
+            proximity=away,
+        )
+        for away, row in found
+    ]
+
+
+def rse(row: Row) -> storage_pb.Rse:
+    """Shape a row of `rses`."""
+    return storage_pb.Rse(**{name: value for name, value in row.items() if name != "rse_id" and value is not None})

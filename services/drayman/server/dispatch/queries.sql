@@ -1,0 +1,554 @@
+-- Every statement of dispatch. Each says which index it needs; none on the worker's path scans or sorts a project.
+
+------------------------------------------------------------------------------------------------------------------------
+-- The worker's path
+------------------------------------------------------------------------------------------------------------------------
+
+-- name: draw
+-- Reserve for many wishes at once: $2-$4 groups to draw from and how many; $5-$7 which group and which place in it each wish
+-- was allotted; $8, $9 worker and request of each wish. One row per group at least, with what is left in it.
+-- handle_ready from each group's lower bound; handle, file and ready_group by primary key.
+-- The bound stays where it is if something came back to the group after this statement's snapshot was taken.
+WITH open AS (
+    SELECT project_id, worker_timeout
+      FROM dispatch.project
+     WHERE project_id = $1 AND state = 'active'
+       FOR SHARE
+), seen AS MATERIALIZED (
+    SELECT attempts, location_id, freed FROM dispatch.ready_group WHERE project_id = $1
+), chosen AS MATERIALIZED (
+    SELECT g.attempts, g.location_id, g.low, g.ready, g.freed, w.take
+      FROM open
+      JOIN dispatch.ready_group g ON g.project_id = open.project_id
+      JOIN unnest($2::int[], $3::int[], $4::int[]) AS w (attempts, location_id, take)
+        ON w.attempts = g.attempts AND w.location_id = g.location_id
+     ORDER BY g.attempts, g.location_id
+       FOR UPDATE OF g
+), picked AS MATERIALIZED (
+    SELECT c.attempts, c.location_id, h.handle_id,
+           row_number() OVER (PARTITION BY c.attempts, c.location_id ORDER BY h.handle_id) AS place
+      FROM chosen c
+     CROSS JOIN LATERAL (
+           SELECT handle_id
+             FROM dispatch.handle
+            WHERE project_id = $1 AND state = 'initial'
+              AND attempts = c.attempts AND location_id = c.location_id AND handle_id >= c.low
+            ORDER BY project_id, attempts, location_id, handle_id
+            LIMIT c.take
+           ) h
+), marked AS (
+    UPDATE dispatch.handle h
+       SET state = 'reserved', attempts = h.attempts + 1, deliveries = 1, reserved_at = now(),
+           lease_until = now() + open.worker_timeout * interval '1 second',
+           worker_id = w.worker_id, request_id = w.request_id
+      FROM open, picked k
+      JOIN unnest($5::int[], $6::int[], $7::int[], $8::text[], $9::uuid[])
+           AS w (attempts, location_id, place, worker_id, request_id)
+        ON w.attempts = k.attempts AND w.location_id = k.location_id AND w.place = k.place
+     WHERE h.project_id = $1 AND h.handle_id = k.handle_id AND h.state = 'initial'
+       AND h.attempts = k.attempts AND h.location_id = k.location_id
+    RETURNING h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.timeouts, h.reserved_at, h.lease_until
+), drawn AS (
+    SELECT c.attempts, c.location_id, c.freed, count(m.handle_id) AS taken, max(k.handle_id) AS top
+      FROM chosen c
+      LEFT JOIN picked k ON k.attempts = c.attempts AND k.location_id = c.location_id
+      LEFT JOIN marked m ON m.handle_id = k.handle_id
+     GROUP BY 1, 2, 3
+), moved AS (
+    UPDATE dispatch.ready_group g
+       SET ready = g.ready - d.taken, active_at = now(),
+           low = CASE WHEN s.freed = d.freed THEN greatest(g.low, d.top + 1) ELSE g.low END
+      FROM drawn d
+      JOIN seen s ON s.attempts = d.attempts AND s.location_id = d.location_id
+     WHERE g.project_id = $1 AND g.attempts = d.attempts AND g.location_id = d.location_id AND d.taken > 0
+), logged AS (
+    INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id)
+    SELECT $1, handle_id, 'reserve', 'initial', 'reserved', attempts + 1, worker_id FROM marked
+)
+SELECT c.attempts, c.location_id, c.ready - d.taken AS ready, m.place, m.handle_id, m.timeouts, m.reserved_at, m.lease_until,
+       f.namespace, f.name, f.attributes
+  FROM chosen c
+  JOIN drawn d ON d.attempts = c.attempts AND d.location_id = c.location_id
+  LEFT JOIN marked m ON m.attempts = c.attempts AND m.location_id = c.location_id
+  LEFT JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = m.handle_id;
+
+-- name: settle
+-- Apply what workers and the sweeper say of reserved handles: one array element a report. Rows come back for what was accepted;
+-- what is missing was refused and is looked up by `standing`. An end of the project is noticed here, whatever ended its last handle.
+-- tally, handle, ready_group, project by primary key.
+WITH said AS (
+    SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[])
+             WITH ORDINALITY AS r (handle_id, attempt, delivery, worker_id, outcome, request_id, code, message, place)
+), turn AS MATERIALIZED (
+    SELECT project_id FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
+), settled AS (
+    UPDATE dispatch.handle h
+       SET state = (CASE s.outcome
+                    WHEN 'done' THEN 'done' WHEN 'failed' THEN 'failed' WHEN 'timeout_final' THEN 'failed'
+                    ELSE 'initial' END)::dispatch.handle_state,
+           attempts = h.attempts - (s.outcome = 'released')::int,
+           timeouts = h.timeouts + (s.outcome LIKE 'timeout%')::int,
+           lease_until = NULL,
+           request_id = s.request_id
+      FROM turn, said s
+     WHERE h.project_id = $1 AND h.handle_id = s.handle_id
+       AND h.state = 'reserved' AND h.worker_id = s.worker_id
+       AND (s.attempt = 0 OR h.attempts = s.attempt)
+       AND (s.delivery = 0 OR h.deliveries = s.delivery)
+       AND (s.outcome NOT LIKE 'timeout%' OR h.lease_until <= now())
+    RETURNING s.place, s.outcome, s.code, s.message, h.handle_id, h.state, h.attempts, h.location_id, h.worker_id,
+              h.timeouts, h.reserved_at
+), summed AS (
+    SELECT count(*) AS n, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed
+      FROM settled
+), counted AS (
+    UPDATE dispatch.tally t
+       SET done = t.done + s.done, failed = t.failed + s.failed, active_at = now()
+      FROM summed s
+     WHERE t.project_id = $1 AND s.n > 0
+    RETURNING t.files, t.done, t.failed, t.files > 0 AND t.done + t.failed = t.files AS over
+), freed AS (
+    INSERT INTO dispatch.ready_group AS g (project_id, attempts, location_id, ready, low, freed)
+    SELECT $1, attempts, location_id, count(*), min(handle_id), 1
+      FROM settled WHERE state = 'initial'
+     GROUP BY attempts, location_id ORDER BY attempts, location_id
+    ON CONFLICT (project_id, attempts, location_id)
+    DO UPDATE SET ready = g.ready + excluded.ready, low = least(g.low, excluded.low), freed = g.freed + 1
+), became AS (
+    UPDATE dispatch.project p
+       SET state = (CASE WHEN NOT c.over THEN 'active' WHEN c.failed > 0 THEN 'failed' ELSE 'done' END)::dispatch.project_state,
+           ended_at = CASE WHEN c.over THEN now() END
+      FROM counted c
+     WHERE p.project_id = $1 AND ((c.over AND p.state IN ('active', 'abandoned')) OR p.state = 'abandoned')
+    RETURNING p.state
+), told AS (
+    INSERT INTO dispatch.project_log (project_id, event, state)
+    SELECT $1, CASE WHEN state = 'active' THEN 'activate' ELSE 'release' END, state FROM became
+), logged AS (
+    INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id, code, message)
+    SELECT $1, handle_id,
+           CASE WHEN outcome LIKE 'timeout%' THEN 'worker_timeout' WHEN outcome = 'retry' THEN 'failed' ELSE outcome END,
+           'reserved', state, attempts, worker_id, nullif(code, ''), nullif(message, '')
+      FROM settled
+)
+SELECT s.place, s.handle_id, s.state::text AS state, s.attempts, s.location_id, s.timeouts, s.reserved_at,
+       c.files, c.done, c.failed, b.state::text AS became
+  FROM settled s CROSS JOIN counted c LEFT JOIN became b ON true;
+
+-- name: standing
+-- How handles stand, to explain a refused report. handle by primary key.
+SELECT handle_id, state::text AS state, attempts, worker_id, request_id, location_id, timeouts, reserved_at
+  FROM dispatch.handle
+ WHERE project_id = $1 AND handle_id = ANY ($2::bigint[]);
+
+-- name: redeliver
+-- The lease that a request got before, handed out once more. handle_reserved.
+WITH again AS (
+    UPDATE dispatch.handle
+       SET deliveries = deliveries + 1
+     WHERE project_id = $1 AND worker_id = $2 AND state = 'reserved' AND request_id = $3
+    RETURNING handle_id, attempts, deliveries, timeouts, reserved_at, lease_until, location_id
+)
+SELECT a.*, f.namespace, f.name, f.attributes
+  FROM again a JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = a.handle_id
+ ORDER BY a.handle_id;
+
+-- name: renew
+-- Extend the leases that are still held. handle by primary key.
+UPDATE dispatch.handle h
+   SET lease_until = now() + p.worker_timeout * interval '1 second'
+  FROM dispatch.project p, unnest($3::bigint[], $4::int[]) AS l (handle_id, attempt)
+ WHERE p.project_id = $1 AND h.project_id = $1 AND h.handle_id = l.handle_id
+   AND h.state = 'reserved' AND h.worker_id = $2 AND h.attempts = l.attempt
+RETURNING h.handle_id, h.attempts, h.lease_until;
+
+-- name: find_handles
+-- Handle ids of DIDs. file_by_did.
+SELECT d.place, f.handle_id
+  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS d (namespace, name, place)
+  JOIN dispatch.file f ON f.namespace = d.namespace COLLATE "C" AND f.name = d.name COLLATE "C" AND f.project_id = $1;
+
+-- name: readable_replicas
+-- Available replicas of handles at RSEs that are enabled and up. file by primary key, replica by primary key.
+SELECT f.handle_id, e.name AS rse, r.path, r.urls
+  FROM unnest($2::bigint[]) AS w (handle_id)
+  JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = w.handle_id
+  JOIN dispatch.replica r ON r.namespace = f.namespace AND r.name = f.name
+  JOIN dispatch.rse e ON e.rse_id = r.rse_id
+ WHERE r.available AND e.is_enabled AND e.is_available;
+
+-- name: standings
+-- What the reserver keeps in memory of a project: rules, counts. Primary keys.
+SELECT p.project_id, p.owner, p.state::text AS state, p.attributes, p.virtual, p.retry_on_timeout, p.worker_timeout,
+       p.users, p.roles, t.files, t.done, t.failed
+  FROM dispatch.project p JOIN dispatch.tally t USING (project_id)
+ WHERE p.project_id = $1;
+
+-- name: groups
+-- The ready groups of a project: a few dozen rows. ready_group by primary key.
+SELECT attempts, location_id, ready, low FROM dispatch.ready_group WHERE project_id = $1 AND ready > 0;
+
+-- name: recount_group
+-- Mend a group whose count and handles differ. handle_ready.
+WITH turn AS MATERIALIZED (
+    SELECT project_id FROM dispatch.ready_group
+     WHERE project_id = $1 AND attempts = $2 AND location_id = $3 FOR UPDATE
+)
+UPDATE dispatch.ready_group g
+   SET low = coalesce(c.low, 0), ready = c.ready, freed = g.freed + 1
+  FROM turn, (SELECT min(handle_id) AS low, count(*) AS ready FROM dispatch.handle
+               WHERE project_id = $1 AND state = 'initial' AND attempts = $2 AND location_id = $3) c
+ WHERE g.project_id = $1 AND g.attempts = $2 AND g.location_id = $3;
+
+------------------------------------------------------------------------------------------------------------------------
+-- Time
+------------------------------------------------------------------------------------------------------------------------
+
+-- name: due_leases
+-- Leases that have run out. handle_due.
+SELECT h.project_id, h.handle_id, h.attempts, h.worker_id, p.retry_on_timeout
+  FROM dispatch.handle h JOIN dispatch.project p USING (project_id)
+ WHERE h.lease_until <= now()
+ ORDER BY h.lease_until
+ LIMIT 5000;
+
+-- name: next_lease
+-- Seconds until the next lease ends; null if none will. handle_due.
+SELECT extract(epoch FROM min(lease_until) - now())::float8 AS seconds FROM dispatch.handle WHERE lease_until IS NOT NULL;
+
+-- name: idle_projects
+-- Active projects in which nothing happened for their idle time-out. project_by_state, then primary keys.
+SELECT p.project_id,
+       extract(epoch FROM greatest(t.active_at, (SELECT max(g.active_at) FROM dispatch.ready_group g WHERE g.project_id = p.project_id))
+               + p.idle_timeout * interval '1 second' - now())::float8 AS left_seconds
+  FROM dispatch.project p JOIN dispatch.tally t USING (project_id)
+ WHERE p.state = 'active' AND p.idle_timeout IS NOT NULL
+ ORDER BY 2
+ LIMIT 1000;
+
+-- name: abandon
+-- Abandon a project unless something happened meanwhile. The tally's lock keeps reports out, the groups' draws.
+WITH turn AS MATERIALIZED (
+    SELECT active_at FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
+), quiet AS MATERIALIZED (
+    SELECT active_at FROM dispatch.ready_group WHERE project_id = $1 ORDER BY attempts, location_id FOR UPDATE
+), gone AS (
+    UPDATE dispatch.project p
+       SET state = 'abandoned'
+     WHERE p.project_id = $1 AND p.state = 'active' AND p.idle_timeout IS NOT NULL
+       AND (SELECT active_at FROM turn) + p.idle_timeout * interval '1 second' <= now()
+       AND NOT EXISTS (SELECT FROM quiet WHERE active_at + p.idle_timeout * interval '1 second' > now())
+    RETURNING p.state
+)
+INSERT INTO dispatch.project_log (project_id, event, state) SELECT $1, 'abandon', state FROM gone RETURNING state::text AS state;
+
+-- name: log_partitions
+-- The history's partitions and the day each begins.
+SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+ WHERE i.inhparent = 'dispatch.handle_log'::regclass ORDER BY 1;
+
+------------------------------------------------------------------------------------------------------------------------
+-- Projects
+------------------------------------------------------------------------------------------------------------------------
+
+-- name: insert_project
+INSERT INTO dispatch.project
+       (owner, attributes, facts, query, virtual, retry_on_timeout, worker_timeout, idle_timeout, users, roles)
+VALUES ($1, $2, $3::jsonb, $4, $5, $6, $7, $8, $9, $10)
+RETURNING project_id;
+
+-- name: insert_handles
+-- A handle for each file, where the file's replicas are now.
+INSERT INTO dispatch.handle (project_id, handle_id, location_id, timeouts)
+SELECT f.project_id, f.handle_id, coalesce(p.location_id, 1), 0
+  FROM dispatch.file f LEFT JOIN dispatch.placement p USING (namespace, name)
+ WHERE f.project_id = $1 AND f.handle_id > $2;
+
+-- name: insert_virtual_handles
+INSERT INTO dispatch.handle (project_id, handle_id, location_id) SELECT $1, n, 0 FROM generate_series($2::bigint + 1, $3::bigint) n;
+
+-- name: insert_tally
+INSERT INTO dispatch.tally (project_id, files) VALUES ($1, $2);
+
+-- name: insert_groups
+INSERT INTO dispatch.ready_group (project_id, attempts, location_id, ready, low)
+SELECT project_id, attempts, location_id, count(*), min(handle_id)
+  FROM dispatch.handle WHERE project_id = $1 AND state = 'initial'
+ GROUP BY 1, 2, 3;
+
+-- name: log_project
+INSERT INTO dispatch.project_log (project_id, event, state, username, data) VALUES ($1, $2, $3::text::dispatch.project_state, $4, $5::jsonb);
+
+-- name: placement_is_read
+-- Between reading where files are and committing handles made from it, no placement may change.
+SELECT pg_advisory_xact_lock_shared(hashtext('dispatch.placement'));
+
+-- name: placement_is_written
+SELECT pg_advisory_xact_lock(hashtext('dispatch.placement'));
+
+-- name: copy_files
+INSERT INTO dispatch.file (project_id, handle_id, namespace, name, attributes)
+SELECT $2, handle_id, namespace, name, attributes FROM dispatch.file WHERE project_id = $1;
+
+-- name: copy_timeouts
+-- The count of time-outs belongs to the file's attributes, so a copy has it too.
+UPDATE dispatch.handle h SET timeouts = o.timeouts
+  FROM dispatch.handle o
+ WHERE h.project_id = $2 AND o.project_id = $1 AND o.handle_id = h.handle_id AND o.timeouts > 0;
+
+-- name: files_page
+SELECT handle_id, namespace, name, attributes FROM dispatch.file
+ WHERE project_id = $1 AND handle_id > $2 ORDER BY handle_id LIMIT $3;
+
+-- name: projects
+-- Projects by id with their counts. project_by_owner, project_by_state, project_by_facts or the primary key, as the filters are.
+SELECT p.project_id, p.owner, p.state::text AS state, p.attributes, p.query, p.virtual, p.worker_timeout, p.idle_timeout,
+       p.users, p.roles, p.created_at, p.ended_at, t.files, t.done, t.failed,
+       coalesce((SELECT sum(g.ready) FROM dispatch.ready_group g WHERE g.project_id = p.project_id), 0)::bigint AS initial
+  FROM dispatch.project p JOIN dispatch.tally t USING (project_id)
+ WHERE p.project_id > $1
+   AND ($2::bigint IS NULL OR p.project_id = $2)
+   AND ($3::text IS NULL OR p.owner = $3)
+   AND ($4::text IS NULL OR p.state = $4::dispatch.project_state)
+   AND ($5::text IS NULL OR p.state <> $5::dispatch.project_state)
+   AND ($6::jsonb IS NULL OR (p.facts @> $6 AND (SELECT bool_and(p.facts -> key = value) FROM jsonb_each($6))))
+ ORDER BY p.project_id
+ LIMIT $7;
+
+-- name: handles
+-- Handles of a project in creation order. Primary keys.
+SELECT h.handle_id, h.state::text AS state, h.worker_id, h.attempts, h.timeouts, h.reserved_at, h.lease_until,
+       f.namespace, f.name, f.attributes
+  FROM dispatch.handle h JOIN dispatch.file f USING (project_id, handle_id)
+ WHERE h.project_id = $1 AND h.handle_id > $2
+   AND ($3::text IS NULL OR h.state = $3::dispatch.handle_state)
+   AND ($4::text IS NULL OR h.state <> $4::dispatch.handle_state)
+ ORDER BY h.project_id, h.handle_id
+ LIMIT $5;
+
+-- name: reserved_handles
+-- Handles reserved now. handle_reserved.
+SELECT h.handle_id, h.state::text AS state, h.worker_id, h.attempts, h.timeouts, h.reserved_at, h.lease_until,
+       f.namespace, f.name, f.attributes
+  FROM dispatch.handle h JOIN dispatch.file f USING (project_id, handle_id)
+ WHERE h.project_id = $1 AND h.state = 'reserved' AND ($2::text IS NULL OR h.worker_id = $2);
+
+-- name: handles_by_id
+SELECT h.handle_id, h.state::text AS state, h.worker_id, h.attempts, h.timeouts, h.reserved_at, h.lease_until,
+       f.namespace, f.name, f.attributes
+  FROM dispatch.handle h JOIN dispatch.file f USING (project_id, handle_id)
+ WHERE h.project_id = $1 AND h.handle_id = ANY ($2::bigint[]);
+
+-- name: replicas_of
+-- All replicas of files, at RSEs up and down. replica by primary key.
+SELECT r.namespace, r.name, e.name AS rse, r.path, r.urls, r.preference, r.available, e.is_available AS rse_available
+  FROM unnest($1::text[], $2::text[]) AS d (namespace, name)
+  JOIN dispatch.replica r ON r.namespace = d.namespace COLLATE "C" AND r.name = d.name COLLATE "C"
+  JOIN dispatch.rse e ON e.rse_id = r.rse_id
+ ORDER BY r.namespace, r.name, e.name;
+
+-- name: lock_tally
+SELECT project_id FROM dispatch.tally WHERE project_id = ANY ($1::bigint[]) ORDER BY project_id FOR UPDATE;
+
+-- name: lock_groups
+SELECT project_id FROM dispatch.ready_group WHERE project_id = ANY ($1::bigint[])
+ ORDER BY project_id, attempts, location_id FOR UPDATE;
+
+-- name: cancel
+UPDATE dispatch.project SET state = 'cancelled', ended_at = now() WHERE project_id = $1 AND state <> 'cancelled' RETURNING project_id;
+
+-- name: activate
+-- Active again; or over at once if every handle is. Returns the state if it changed.
+UPDATE dispatch.project p
+   SET state = (CASE WHEN t.files = 0 OR t.done + t.failed < t.files THEN 'active' WHEN t.failed > 0 THEN 'failed' ELSE 'done' END)
+               ::dispatch.project_state,
+       ended_at = CASE WHEN t.files = 0 OR t.done + t.failed < t.files THEN NULL ELSE now() END
+  FROM dispatch.tally t
+ WHERE p.project_id = $1 AND t.project_id = $1 AND p.state <> 'active'
+RETURNING p.state::text AS state;
+
+-- name: touch
+UPDATE dispatch.tally SET active_at = now() WHERE project_id = $1;
+
+-- name: restart
+-- Back to initial: $2 states, or exactly the handles $3. Returns how many changed. Call with tally and groups locked.
+WITH old AS MATERIALIZED (
+    SELECT handle_id, state, attempts, location_id, worker_id
+      FROM dispatch.handle
+     WHERE project_id = $1 AND state <> 'initial'
+       AND CASE WHEN $3::bigint[] IS NULL THEN state::text = ANY ($2::text[]) ELSE handle_id = ANY ($3) END
+       FOR UPDATE
+), reset AS (
+    UPDATE dispatch.handle h
+       SET state = 'initial', lease_until = NULL, worker_id = NULL, request_id = NULL
+      FROM old WHERE h.project_id = $1 AND h.handle_id = old.handle_id
+), freed AS (
+    INSERT INTO dispatch.ready_group AS g (project_id, attempts, location_id, ready, low, freed)
+    SELECT $1, attempts, location_id, count(*), min(handle_id), 1 FROM old GROUP BY attempts, location_id
+    ON CONFLICT (project_id, attempts, location_id)
+    DO UPDATE SET ready = g.ready + excluded.ready, low = least(g.low, excluded.low), freed = g.freed + 1
+), counted AS (
+    UPDATE dispatch.tally t
+       SET done = t.done - s.done, failed = t.failed - s.failed, active_at = now()
+      FROM (SELECT count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed FROM old) s
+     WHERE t.project_id = $1
+), logged AS (
+    INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id)
+    SELECT $1, handle_id, 'reset', state, 'initial', attempts, CASE WHEN state = 'reserved' THEN worker_id END FROM old
+)
+SELECT count(*) AS restarted FROM old;
+
+-- name: reopen
+-- After a restart: a project that is not active and has something unfinished becomes active.
+UPDATE dispatch.project p SET state = 'active', ended_at = NULL
+  FROM dispatch.tally t
+ WHERE p.project_id = $1 AND t.project_id = $1 AND p.state <> 'active' AND t.done + t.failed < t.files
+RETURNING p.state::text AS state;
+
+-- name: delete_project
+DELETE FROM dispatch.project WHERE project_id = $1 RETURNING project_id;
+
+-- name: delete_files
+DELETE FROM dispatch.file WHERE project_id = $1 AND handle_id <= $2 AND handle_id > $2 - 100000;
+
+-- name: delete_handles
+DELETE FROM dispatch.handle WHERE project_id = $1 AND handle_id <= $2 AND handle_id > $2 - 100000;
+
+-- name: delete_history
+DELETE FROM dispatch.handle_log WHERE project_id = $1 AND handle_id <= $2 AND handle_id > $2 - 100000;
+
+-- name: remnants
+-- Projects that are gone while files of theirs are left: a deletion that was interrupted. A walk over the primary key, project by project.
+WITH RECURSIVE held AS (
+    (SELECT project_id FROM dispatch.file ORDER BY project_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT f.project_id FROM dispatch.file f WHERE f.project_id > held.project_id ORDER BY f.project_id LIMIT 1)
+      FROM held WHERE held.project_id IS NOT NULL
+)
+SELECT h.project_id, (SELECT max(handle_id) FROM dispatch.file f WHERE f.project_id = h.project_id) AS last
+  FROM held h
+ WHERE h.project_id IS NOT NULL AND NOT EXISTS (SELECT FROM dispatch.project p WHERE p.project_id = h.project_id);
+
+------------------------------------------------------------------------------------------------------------------------
+-- Storage
+------------------------------------------------------------------------------------------------------------------------
+
+-- name: rses
+SELECT * FROM dispatch.rse WHERE $1::text IS NULL OR name = $1 ORDER BY name;
+
+-- name: insert_rse
+INSERT INTO dispatch.rse (name, description, is_enabled, is_available, is_tape, pin_url, poll_url, remove_prefix, add_prefix,
+                          pin_prefix, preference, type)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (name) DO NOTHING RETURNING *;
+
+-- name: update_rse
+UPDATE dispatch.rse
+   SET description = coalesce($2, description), is_enabled = coalesce($3, is_enabled), is_available = coalesce($4, is_available),
+       is_tape = coalesce($5, is_tape), pin_url = coalesce($6, pin_url), poll_url = coalesce($7, poll_url),
+       remove_prefix = coalesce($8, remove_prefix), add_prefix = coalesce($9, add_prefix), pin_prefix = coalesce($10, pin_prefix),
+       preference = coalesce($11, preference), type = CASE WHEN $12::text IS NULL THEN type WHEN $12 IN ('native', 'wlcg') THEN $12 END
+ WHERE name = $1
+RETURNING *;
+
+-- name: delete_rse
+-- Locations keep the id of an RSE that is gone: it counts for nothing there, and ids are never used twice.
+WITH doomed AS (SELECT rse_id FROM dispatch.rse WHERE name = $1),
+     counted AS (SELECT count(*) AS n FROM dispatch.replica r JOIN doomed USING (rse_id)),
+     gone AS (DELETE FROM dispatch.rse e USING doomed d WHERE e.rse_id = d.rse_id RETURNING e.rse_id)
+SELECT (SELECT n FROM counted) AS replicas FROM gone;
+
+-- name: upsert_replicas
+INSERT INTO dispatch.replica (namespace, name, rse_id, path, urls, preference, available)
+SELECT u.namespace, u.name, e.rse_id, u.path, ARRAY(SELECT json_array_elements_text(u.urls::json)), u.preference, u.available
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bool[])
+       AS u (namespace, name, rse, path, urls, preference, available)
+  JOIN dispatch.rse e ON e.name = u.rse
+ ORDER BY 1, 2, 3
+ON CONFLICT (namespace, name, rse_id)
+DO UPDATE SET path = excluded.path, urls = excluded.urls, preference = excluded.preference, available = excluded.available;
+
+-- name: delete_replicas
+DELETE FROM dispatch.replica r
+ USING unnest($1::text[], $2::text[], $3::text[]) AS d (namespace, name, rse), dispatch.rse e
+ WHERE e.name = d.rse AND r.namespace = d.namespace COLLATE "C" AND r.name = d.name COLLATE "C" AND r.rse_id = e.rse_id;
+
+-- name: intern_locations
+-- Make sure that every set of RSEs that these files have now is known as a location.
+INSERT INTO dispatch.location (rse_ids)
+SELECT DISTINCT s.rse_ids
+  FROM (SELECT array_agg(r.rse_id ORDER BY r.rse_id) AS rse_ids
+          FROM unnest($1::text[], $2::text[]) AS d (namespace, name)
+          JOIN dispatch.replica r ON r.namespace = d.namespace COLLATE "C" AND r.name = d.name COLLATE "C" AND r.available
+         GROUP BY d.namespace, d.name) s
+ WHERE NOT EXISTS (SELECT FROM dispatch.location l WHERE l.rse_ids = s.rse_ids)
+ON CONFLICT (rse_ids) DO NOTHING;
+
+-- name: place_files
+-- Record where files are now. Returns those that moved.
+INSERT INTO dispatch.placement AS p (namespace, name, location_id)
+SELECT s.namespace, s.name, l.location_id
+  FROM (SELECT d.namespace, d.name,
+               coalesce(array_agg(r.rse_id ORDER BY r.rse_id) FILTER (WHERE r.rse_id IS NOT NULL), '{}') AS rse_ids
+          FROM unnest($1::text[], $2::text[]) AS d (namespace, name)
+          LEFT JOIN dispatch.replica r ON r.namespace = d.namespace COLLATE "C" AND r.name = d.name COLLATE "C" AND r.available
+         GROUP BY d.namespace, d.name) s
+  JOIN dispatch.location l ON l.rse_ids = s.rse_ids
+ ORDER BY 1, 2
+ON CONFLICT (namespace, name) DO UPDATE SET location_id = excluded.location_id WHERE p.location_id <> excluded.location_id
+RETURNING namespace, name, location_id;
+
+-- name: projects_holding
+-- Projects with any of these files. file_by_did.
+SELECT DISTINCT f.project_id
+  FROM unnest($1::text[], $2::text[]) AS d (namespace, name)
+  JOIN dispatch.file f ON f.namespace = d.namespace COLLATE "C" AND f.name = d.name COLLATE "C"
+  JOIN dispatch.project p ON p.project_id = f.project_id AND NOT p.virtual;
+
+-- name: move_handles
+-- Handles follow their files. Call with tally and groups of the projects locked.
+WITH old AS MATERIALIZED (
+    SELECT h.project_id, h.handle_id, h.state, h.attempts, h.location_id, d.location_id AS target
+      FROM unnest($1::text[], $2::text[], $3::int[]) AS d (namespace, name, location_id)
+      JOIN dispatch.file f ON f.namespace = d.namespace COLLATE "C" AND f.name = d.name COLLATE "C" AND f.project_id = ANY ($4::bigint[])
+      JOIN dispatch.handle h ON h.project_id = f.project_id AND h.handle_id = f.handle_id
+     WHERE h.location_id <> d.location_id
+       FOR UPDATE OF h
+), moved AS (
+    UPDATE dispatch.handle h SET location_id = o.target
+      FROM old o WHERE h.project_id = o.project_id AND h.handle_id = o.handle_id
+), change AS (
+    SELECT project_id, attempts, location_id, sum(n) AS n, min(low) AS low
+      FROM (SELECT project_id, attempts, location_id, -1 AS n, NULL::bigint AS low FROM old WHERE state = 'initial'
+            UNION ALL
+            SELECT project_id, attempts, target, 1, handle_id FROM old WHERE state = 'initial') c
+     GROUP BY 1, 2, 3
+), grouped AS (
+    INSERT INTO dispatch.ready_group AS g (project_id, attempts, location_id, ready, low, freed)
+    SELECT project_id, attempts, location_id, greatest(n, 0), coalesce(low, 0), 1 FROM change
+    ON CONFLICT (project_id, attempts, location_id)
+    DO UPDATE SET ready = g.ready + (SELECT c.n FROM change c WHERE c.project_id = g.project_id AND c.attempts = g.attempts
+                                                               AND c.location_id = g.location_id),
+                  low = least(g.low, (SELECT c.low FROM change c WHERE c.project_id = g.project_id AND c.attempts = g.attempts
+                                                                 AND c.location_id = g.location_id)),
+                  freed = g.freed + 1
+)
+SELECT DISTINCT project_id FROM old;
+
+-- name: proximities
+SELECT cpu_site, rse, proximity FROM dispatch.proximity WHERE $1::text IS NULL OR cpu_site = $1 ORDER BY cpu_site, rse;
+
+-- name: upsert_proximities
+INSERT INTO dispatch.proximity (cpu_site, rse, proximity) SELECT * FROM unnest($1::text[], $2::text[], $3::int[])
+ON CONFLICT (cpu_site, rse) DO UPDATE SET proximity = excluded.proximity;
+
+-- name: delete_proximities
+DELETE FROM dispatch.proximity p USING unnest($1::text[], $2::text[]) AS d (cpu_site, rse)
+ WHERE p.cpu_site = d.cpu_site AND p.rse = d.rse;
+
+-- name: map_of_storage
+-- What the reserver keeps in memory of the storage: RSEs that count.
+SELECT rse_id, name, is_enabled AND is_available AS usable FROM dispatch.rse;
+
+-- name: locations
+SELECT location_id, rse_ids FROM dispatch.location;

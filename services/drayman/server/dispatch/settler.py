@@ -1,0 +1,117 @@
+"""Takes what workers and the sweeper say of reserved handles: coalesced per project, durable before the reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+
+from drayman.server.dispatch.allotment import Group
+from drayman.server.dispatch.lifecycle import HandleState, Holding, why_refused
+from drayman.server.dispatch.reserver import Reserver
+from drayman.server.dispatch.store import Row, Said, Store
+from drayman.server.platform.lifecycle import Part
+
+log = structlog.get_logger(__name__)
+
+_LARGEST_BATCH = 1000
+
+
+class Settled(NamedTuple):
+    """What became of one report: accepted (no refusal), or why not. `row` has state, attempts, timeouts, reserved_at."""
+
+    row: Row | None
+    refusal: str | None
+
+
+class Settler(Part):
+    """Queues reports per project; while one batch is on its way to disk the next one gathers."""
+
+    def __init__(self, store: Store, reserver: Reserver) -> None:
+        self._store = store
+        self._reserver = reserver
+        self._waiting: dict[int, list[tuple[Said, asyncio.Future[Settled]]]] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        reserver.settle = self.forget_about
+
+    async def settle(self, project_id: int, reports: Sequence[Said]) -> list[Settled]:
+        """Apply reports; returns when they are on disk. Each stands for itself."""
+        loop = asyncio.get_running_loop()
+        queued = [(said, loop.create_future()) for said in reports]
+        self._waiting.setdefault(project_id, []).extend(queued)
+        if project_id not in self._running:
+            self._running[project_id] = asyncio.create_task(self._run(project_id), name=f"reports {project_id}")
+        if len(queued) == 1:
+            return [await queued[0][1]]
+        return list(await asyncio.gather(*(future for _, future in queued)))
+
+    def forget_about(self, project_id: int, reports: Sequence[Said]) -> None:
+        """Apply reports for which nobody waits."""
+        task = asyncio.get_running_loop().create_task(self.settle(project_id, reports))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def stop(self) -> None:
+        """Let the reports that were taken reach the disk."""
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+
+    async def _run(self, project_id: int) -> None:
+        while True:
+            queued = self._waiting.get(project_id)
+            if not queued:  # no await lies between this and being gone: a report that comes now starts a new run
+                self._waiting.pop(project_id, None)
+                del self._running[project_id]
+                return
+            batch, self._waiting[project_id] = queued[:_LARGEST_BATCH], queued[_LARGEST_BATCH:]
+            try:
+                results = await self._settle(project_id, [said for said, _ in batch])
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                        future.exception()  # callers may have gone
+                continue
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    async def _settle(self, project_id: int, said: list[Said]) -> list[Settled]:
+        rows = await self._store.settle(project_id, said)
+        results: list[Settled | None] = [None] * len(said)
+        for row in rows:
+            results[row["place"] - 1] = Settled(row, None)
+        if rows:
+            self._tell_the_reserver(project_id, rows)
+        refused = [place for place, result in enumerate(results) if result is None]
+        if refused:
+            await self._explain(project_id, said, refused, results)
+        return [result for result in results if result is not None]
+
+    def _tell_the_reserver(self, project_id: int, rows: list[Row]) -> None:
+        first = rows[0]
+        freed = [row for row in rows if row["state"] == HandleState.INITIAL]
+        queue = self._reserver.peek(project_id)
+        if queue is not None:
+            for row in freed:
+                queue.freed(Group(row["attempts"], row["location_id"]), row["handle_id"])
+            queue.settled(first["files"], first["done"], first["failed"], first["became"])
+            if freed or first["became"]:
+                queue.kick()
+        if freed or first["became"]:
+            self._reserver.announce(project_id)
+
+    async def _explain(
+        self, project_id: int, said: list[Said], refused: list[int], results: list[Settled | None]
+    ) -> None:
+        rows = await self._store.standing_of_handles(project_id, [said[place][0] for place in refused])
+        for place in refused:
+            handle_id, attempt, _, worker_id, _, request_id, _, _ = said[place]
+            row = rows.get(handle_id)
+            reason = why_refused(_holding(row) if row else None, worker_id, attempt, request_id)
+            results[place] = Settled(row, reason)
+
+
+def _holding(row: Row) -> Holding:
+    return Holding(HandleState(row["state"]), row["attempts"], row["worker_id"], row["request_id"])

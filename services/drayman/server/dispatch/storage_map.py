@@ -1,0 +1,39 @@
+"""Where files can be read from, as the reserver needs it: in memory, renewed when something changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from drayman.server.dispatch.allotment import Rank
+from drayman.server.dispatch.proximity import ProximityMap, distance, nearness
+
+#: Virtual projects: files that need no replica.
+ANYWHERE = 0
+#: Files without an available replica.
+NOWHERE = 1
+
+
+@dataclass(frozen=True)
+class StorageMap:
+    """RSEs that are enabled and up, the locations they form, and how far they are from the CPU sites."""
+
+    usable: Mapping[int, str] = field(default_factory=dict)
+    locations: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    proximities: ProximityMap = field(default_factory=dict)
+
+    def distance(self, cpu_site: str, rse: str) -> int | None:
+        """Distance of an RSE from a CPU site; None if the map says nothing."""
+        return distance(self.proximities, cpu_site, rse)
+
+    def rank(self, cpu_site: str) -> Rank:
+        """How a site orders locations; None for those out of reach."""
+        known: dict[int, tuple[bool, int] | None] = {ANYWHERE: (False, 0), NOWHERE: None}
+
+        def ranked(location_id: int) -> tuple[bool, int] | None:
+            if location_id not in known:
+                names = [self.usable[i] for i in self.locations.get(location_id, ()) if i in self.usable]
+                known[location_id] = min((nearness(self.distance(cpu_site, name)) for name in names), default=None)
+            return known[location_id]
+
+        return ranked

@@ -1,0 +1,282 @@
+"""Dispatch's statements, run. The hot ones on connections of their own, whose plans are pinned."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from drayman.server.dispatch.allotment import Group, Stock
+from drayman.server.dispatch.lifecycle import Outcome, ProjectState
+from drayman.server.dispatch.standing import Standing
+from drayman.server.dispatch.storage_map import StorageMap
+from drayman.server.platform.database import load_queries
+
+HERE = Path(__file__).parent
+SQL = load_queries(HERE / "queries.sql")
+
+Row = asyncpg.Record
+#: A wish's place in a draw: its group, its number there, worker id, request id.
+Draw = tuple[Group, int, str, UUID | None]
+#: A report: handle id, attempt or 0, delivery or 0, worker id, outcome, request id, code, message.
+Said = tuple[int, int, int, str, Outcome, UUID | None, str, str]
+
+
+class Store:
+    """The tables of dispatch. Methods return rows as the statement of the same name in queries.sql gives them."""
+
+    def __init__(self, pool: asyncpg.Pool, hot: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._hot = hot
+
+    # --- the worker's path -------------------------------------------------------------------------------------------
+
+    async def draw(self, project_id: int, takes: dict[Group, int], draws: Sequence[Draw]) -> list[Row]:
+        """Reserve for the wishes, as allotted."""
+        groups = list(takes)
+        return await self._hot.fetch(
+            SQL["draw"],
+            project_id,
+            [group.attempts for group in groups],
+            [group.location_id for group in groups],
+            list(takes.values()),
+            [draw[0].attempts for draw in draws],
+            [draw[0].location_id for draw in draws],
+            [draw[1] for draw in draws],
+            [draw[2] for draw in draws],
+            [draw[3] for draw in draws],
+        )
+
+    async def settle(self, project_id: int, said: Sequence[Said]) -> list[Row]:
+        """Apply reports."""
+        return await self._hot.fetch(SQL["settle"], project_id, *map(list, zip(*said, strict=True)))
+
+    async def standing_of_handles(self, project_id: int, handle_ids: Sequence[int]) -> dict[int, Row]:
+        """Say how handles stand, by id."""
+        rows = await self._hot.fetch(SQL["standing"], project_id, list(handle_ids))
+        return {row["handle_id"]: row for row in rows}
+
+    async def redeliver(self, project_id: int, worker_id: str, request_id: UUID) -> list[Row]:
+        """Hand out once more what a request got."""
+        return await self._hot.fetch(SQL["redeliver"], project_id, worker_id, request_id)
+
+    async def renew(self, project_id: int, worker_id: str, leases: Sequence[tuple[int, int]]) -> list[Row]:
+        """Extend leases given as (handle id, attempt)."""
+        handle_ids, attempts = [lease[0] for lease in leases], [lease[1] for lease in leases]
+        return await self._hot.fetch(SQL["renew"], project_id, worker_id, handle_ids, attempts)
+
+    async def find_handles(self, project_id: int, dids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Find the handle ids of DIDs; unknown ones are missing."""
+        rows = await self._hot.fetch(SQL["find_handles"], project_id, [d[0] for d in dids], [d[1] for d in dids])
+        return {dids[row["place"] - 1]: row["handle_id"] for row in rows}
+
+    async def readable_replicas(self, project_id: int, handle_ids: Sequence[int]) -> list[Row]:
+        """Replicas that can be read now."""
+        return await self._hot.fetch(SQL["readable_replicas"], project_id, list(handle_ids))
+
+    async def standing(self, project_id: int) -> Standing | None:
+        """Read a project as the reserver remembers it."""
+        row = await self._hot.fetchrow(SQL["standings"], project_id)
+        if row is None:
+            return None
+        groups = await self._hot.fetch(SQL["groups"], project_id)
+        return Standing(
+            project_id,
+            row["owner"],
+            ProjectState(row["state"]),
+            row["attributes"],
+            row["virtual"],
+            row["retry_on_timeout"],
+            row["worker_timeout"],
+            frozenset(row["users"]),
+            frozenset(row["roles"]),
+            row["files"],
+            row["done"],
+            row["failed"],
+            {Group(g["attempts"], g["location_id"]): Stock(g["ready"], g["low"]) for g in groups},
+        )
+
+    async def recount_group(self, project_id: int, group: Group) -> None:
+        """Mend a group's count and bound."""
+        await self._hot.execute(SQL["recount_group"], project_id, group.attempts, group.location_id)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    async def due_leases(self) -> list[Row]:
+        """List leases that have run out."""
+        return await self._hot.fetch(SQL["due_leases"])
+
+    async def next_lease(self) -> float | None:
+        """Seconds until the next lease runs out."""
+        seconds: float | None = await self._hot.fetchval(SQL["next_lease"])
+        return seconds
+
+    async def idle_projects(self) -> list[Row]:
+        """Active projects by the seconds they have left until they are abandoned."""
+        return await self._pool.fetch(SQL["idle_projects"])
+
+    async def abandon(self, project_id: int) -> bool:
+        """Abandon a project if it is still idle."""
+        return await self._pool.fetchval(SQL["abandon"], project_id) is not None
+
+    async def keep_partitions(self, weeks: Sequence[date], oldest: date) -> None:
+        """Have a partition of the history for each of the weeks (named by its first day), and none that ended before `oldest`."""
+        async with self.transaction() as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('dispatch.handle_log'))")
+            names = {row["name"] for row in await connection.fetch(SQL["log_partitions"])}
+            for week in weeks:
+                name = f"handle_log_{week:%Y%m%d}"
+                if name not in names:
+                    await connection.execute(
+                        f"CREATE TABLE dispatch.{name} PARTITION OF dispatch.handle_log "
+                        f"FOR VALUES FROM ('{week}+00') TO ('{week + timedelta(days=7)}+00')"
+                    )
+            for name in names:
+                if datetime.strptime(name[-8:], "%Y%m%d").date() + timedelta(days=7) <= oldest:  # noqa: DTZ007 - a date
+                    await connection.execute(f"DROP TABLE dispatch.{name}")
+
+    # --- projects ----------------------------------------------------------------------------------------------------
+
+    async def projects(
+        self,
+        *,
+        project_id: int | None = None,
+        owner: str | None = None,
+        state: str | None = None,
+        not_state: str | None = None,
+        facts: str | None = None,
+        after: int = 0,
+        limit: int = 1,
+    ) -> list[Row]:
+        """Projects by ascending id."""
+        return await self._pool.fetch(SQL["projects"], after, project_id, owner, state, not_state, facts, limit)
+
+    async def handles(
+        self, project_id: int, after: int, state: str | None, not_state: str | None, limit: int
+    ) -> list[Row]:
+        """Handles in creation order."""
+        return await self._hot.fetch(SQL["handles"], project_id, after, state, not_state, limit)
+
+    async def handles_by_id(self, project_id: int, handle_ids: Sequence[int]) -> list[Row]:
+        """These handles."""
+        return await self._hot.fetch(SQL["handles_by_id"], project_id, list(handle_ids))
+
+    async def reserved_handles(self, project_id: int, worker_id: str | None) -> list[Row]:
+        """Handles reserved now."""
+        return await self._hot.fetch(SQL["reserved_handles"], project_id, worker_id)
+
+    async def replicas_of(self, dids: Sequence[tuple[str, str]]) -> list[Row]:
+        """All replicas of files."""
+        return await self._hot.fetch(SQL["replicas_of"], [d[0] for d in dids], [d[1] for d in dids])
+
+    async def cancel(self, project_id: int, username: str) -> None:
+        """Cancel; twice is once."""
+        async with self.transaction() as connection:
+            await connection.execute(SQL["lock_tally"], [project_id])
+            if await connection.fetchval(SQL["cancel"], project_id):
+                await connection.execute(SQL["log_project"], project_id, "cancel", "cancelled", username, "{}")
+
+    async def activate(self, project_id: int, username: str | None) -> None:
+        """Make active again."""
+        async with self.transaction() as connection:
+            await connection.execute(SQL["lock_tally"], [project_id])
+            state = await connection.fetchval(SQL["activate"], project_id)
+            if state is not None:
+                await connection.execute(SQL["touch"], project_id)
+                await connection.execute(SQL["log_project"], project_id, "activate", state, username, "{}")
+
+    async def restart(
+        self, project_id: int, states: Sequence[str], handle_ids: Sequence[int] | None, username: str
+    ) -> int:
+        """Put handles back; returns how many changed."""
+        async with self.transaction() as connection:
+            await connection.execute(SQL["lock_tally"], [project_id])
+            await connection.execute(SQL["lock_groups"], [project_id])
+            restarted: int = await connection.fetchval(SQL["restart"], project_id, list(states), handle_ids)
+            if restarted:
+                await connection.execute(SQL["reopen"], project_id)
+                state = await connection.fetchval(
+                    "SELECT state::text FROM dispatch.project WHERE project_id = $1", project_id
+                )
+                data = f'{{"handles_reset": {restarted}}}'
+                await connection.execute(SQL["log_project"], project_id, "restart", state, username, data)
+        return restarted
+
+    async def delete_project(self, project_id: int) -> bool:
+        """Remove the project itself; its files go by `delete_remnant`."""
+        return await self._pool.fetchval(SQL["delete_project"], project_id) is not None
+
+    async def remnants(self) -> list[Row]:
+        """Projects that are gone while files of theirs are left, and their last handle id."""
+        return await self._pool.fetch(SQL["remnants"])
+
+    async def delete_remnant(self, project_id: int, last: int) -> None:
+        """Remove files, handles and history of a project that is gone, a hundred thousand at a time; files last, so that it can be resumed."""
+        for upto in range(last, 0, -100_000):
+            for table in ("handles", "history", "files"):
+                await self._hot.execute(SQL[f"delete_{table}"], project_id, upto)
+
+    # --- storage -----------------------------------------------------------------------------------------------------
+
+    async def storage_map(self) -> StorageMap:
+        """Read what the reserver keeps in memory of the storage."""
+        rses = await self._pool.fetch(SQL["map_of_storage"])
+        locations = await self._pool.fetch(SQL["locations"])
+        proximities: dict[str, dict[str, int]] = {}
+        for row in await self.proximities(None):
+            proximities.setdefault(row["cpu_site"], {})[row["rse"]] = row["proximity"]
+        return StorageMap(
+            {row["rse_id"]: row["name"] for row in rses if row["usable"]},
+            {row["location_id"]: tuple(row["rse_ids"]) for row in locations},
+            proximities,
+        )
+
+    async def rses(self, name: str | None) -> list[Row]:
+        """All RSEs, or one."""
+        return await self._pool.fetch(SQL["rses"], name)
+
+    async def insert_rse(self, *fields: Any) -> Row | None:
+        """Create an RSE; None if the name is taken."""
+        return await self._pool.fetchrow(SQL["insert_rse"], *fields)
+
+    async def update_rse(self, *fields: Any) -> Row | None:
+        """Change an RSE; None if there is none."""
+        return await self._pool.fetchrow(SQL["update_rse"], *fields)
+
+    async def delete_rse(self, name: str) -> int | None:
+        """Remove an RSE; returns the number of its replicas, None if there is no such RSE."""
+        replicas: int | None = await self._pool.fetchval(SQL["delete_rse"], name)
+        return replicas
+
+    async def unknown_rses(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that no RSE has."""
+        known = {
+            row["name"]
+            for row in await self._pool.fetch("SELECT name FROM dispatch.rse WHERE name = ANY ($1)", list(names))
+        }
+        return [name for name in names if name not in known]
+
+    async def proximities(self, cpu_site: str | None) -> list[Row]:
+        """Entries of the proximity map."""
+        return await self._pool.fetch(SQL["proximities"], cpu_site)
+
+    async def change_proximities(
+        self, upserts: Sequence[tuple[str, str, int]], deletes: Sequence[tuple[str, str]]
+    ) -> None:
+        """Set and remove entries of the proximity map."""
+        async with self.transaction() as connection:
+            if deletes:
+                await connection.execute(SQL["delete_proximities"], *map(list, zip(*deletes, strict=True)))
+            if upserts:
+                await connection.execute(SQL["upsert_proximities"], *map(list, zip(*upserts, strict=True)))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Run several statements as one."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            yield connection

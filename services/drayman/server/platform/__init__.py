@@ -1,0 +1,1 @@
+"""What all services share. It knows none of them."""

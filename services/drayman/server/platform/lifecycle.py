@@ -1,0 +1,90 @@
+"""One life cycle for everything that runs: start, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from drayman.server.platform.calls import Service
+from drayman.server.platform.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Part:
+    """Something that runs inside a process. A part that needs less overrides less."""
+
+    async def start(self) -> None:
+        """Return once it works."""
+
+    async def drain(self) -> None:
+        """Stop taking on work and answer who waits; what is in progress may end."""
+
+    async def stop(self) -> None:
+        """Return once nothing of it runs any more. May be called without start, and twice."""
+
+
+class Repeating(Part):
+    """A loop that outlives its own failures.
+
+    `turn` does one round and returns the seconds to wait before the next; `hasten` cuts the wait short. A round that raises is
+    logged and repeated after a pause that grows to half a minute: a background task must never end in silence.
+    """
+
+    def __init__(self, name: str, turn: Callable[[], Awaitable[float]]) -> None:
+        self._name = name
+        self._turn = turn
+        self._hasten = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def hasten(self) -> None:
+        """Begin the next round now."""
+        self._hasten.set()
+
+    async def start(self) -> None:
+        """Begin the first round."""
+        self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def stop(self) -> None:
+        """Cancel the loop and wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        pause = 0.5
+        while True:
+            self._hasten.clear()
+            try:
+                wait = await self._turn()
+                pause = 0.5
+            except Exception:
+                log.exception("round failed", part=self._name)
+                wait, pause = pause, min(pause * 2, 30.0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hasten.wait(), wait)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a room is given when it opens."""
+
+    settings: Settings
+    database_url: str
+    auth_url: str
+    metrics: CollectorRegistry
+
+
+@dataclass(frozen=True)
+class Room:
+    """One of the four services, opened: what it offers over gRPC and what runs behind it, in starting order."""
+
+    services: Sequence[Service]
+    parts: Sequence[Part] = field(default=())

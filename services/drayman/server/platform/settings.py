@@ -1,0 +1,128 @@
+"""Everything that can be set, in one place: `DRAYMAN_*` environment variables."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the text names all of them."""
+
+
+def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
+    return dataclasses.field(default=default, metadata={"text": text, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of one server process. Spans are in seconds, sizes in bytes."""
+
+    listen: str = _setting("127.0.0.1:8600", "address to serve gRPC on; port 0 picks a free one")
+    data_dir: Path = _setting(Path(".drayman"), "where the embedded PostgreSQL and the first credentials live")
+    database_url: str = _setting("", "PostgreSQL to use; empty = an embedded one in the data directory", secret=True)
+    auth_url: str = _setting("", "where auth is, if not in this process")
+    metrics_listen: str = _setting("", "address to serve Prometheus /metrics on; empty = nowhere")
+    tls_cert: str = _setting("", "PEM file with the certificate chain; with it the port speaks TLS")
+    tls_key: str = _setting("", "PEM file with the private key")
+    insecure_plaintext: bool = _setting(False, "allow plaintext beyond loopback")
+    reuse_port: bool = _setting(False, "let several processes listen on one port")
+    reflection: bool = _setting(True, "offer gRPC server reflection")
+    log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("json", "json or console")
+    drain_seconds: float = _setting(10.0, "how long running calls may take to end after SIGTERM")
+    max_calls: int = _setting(50_000, "calls in progress beyond which new ones are refused")
+    max_message_bytes: int = _setting(16 * 1024 * 1024, "largest message accepted")
+    pool_size: int = _setting(8, "database connections for ordinary statements, per service")
+    hot_pool_size: int = _setting(4, "database connections for reserving and reporting")
+    admin_user: str = _setting("admin", "name of the administrator made at the first start")
+    realm: str = _setting("drayman", "realm of password logins; changing it invalidates every password")
+    token_lifetime: float = _setting(7 * 86400.0, "lifetime of session tokens")
+    nonce_lifetime: float = _setting(60.0, "lifetime of a login challenge")
+    public_reads: bool = _setting(True, "projects, handles and RSEs can be read without login")
+    history_days: int = _setting(90, "how long the history of handles is kept, in days")
+    fallback_seconds: float = _setting(5.0, "how often parked requests look for what a lost wake-up would have told")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read `DRAYMAN_<NAME>` for every setting; `overrides` (not None) win. Raises SettingsError naming every bad value."""
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        problems = []
+        for name, kind in get_type_hints(cls).items():
+            text = environment.get(f"DRAYMAN_{name.upper()}")
+            if overrides.get(name) is not None:
+                values[name] = overrides[name]
+            elif text is not None:
+                try:
+                    values[name] = _parse(kind, text)
+                except ValueError as error:
+                    problems.append(f"DRAYMAN_{name.upper()}={text!r}: {error}")
+        if problems:
+            raise SettingsError("; ".join(problems))
+        settings = cls(**values)
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raise SettingsError where settings contradict each other."""
+        problems = []
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            problems.append(f"log_level {self.log_level!r}: expected debug, info, warning or error")
+        if self.log_format not in ("json", "console"):
+            problems.append(f"log_format {self.log_format!r}: expected json or console")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            problems.append("tls_cert and tls_key belong together")
+        host, _, port = self.listen.rpartition(":")
+        if not port.isdigit() or not host:
+            problems.append(f"listen {self.listen!r}: expected HOST:PORT")
+        elif not _is_loopback(host) and not self.tls_cert and not self.insecure_plaintext:
+            problems.append(
+                f"listen {self.listen!r} is reachable by others: set tls_cert and tls_key, "
+                "or allow plaintext in words (insecure_plaintext)"
+            )
+        problems += [
+            f"{name} must be positive"
+            for name in (
+                "drain_seconds",
+                "token_lifetime",
+                "nonce_lifetime",
+                "max_calls",
+                "pool_size",
+                "hot_pool_size",
+                "history_days",
+                "fallback_seconds",
+            )
+            if getattr(self, name) <= 0
+        ]
+        if problems:
+            raise SettingsError("; ".join(problems))
+
+    def shown(self) -> list[tuple[str, str, str]]:
+        """Name of the variable, value (secrets masked) and meaning of every setting."""
+        return [
+            (
+                f"DRAYMAN_{field.name.upper()}",
+                "***" if field.metadata["secret"] and getattr(self, field.name) else str(getattr(self, field.name)),
+                field.metadata["text"],
+            )
+            for field in dataclasses.fields(self)
+        ]
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "[::1]") or host.startswith("127.")
+
+
+def _parse(kind: type, text: str) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off", ""):
+            return False
+        raise ValueError("expected true or false")
+    return kind(text)

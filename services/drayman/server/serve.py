@@ -1,0 +1,135 @@
+"""Composition: which services run in this process, from the first line to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+
+import grpc.aio
+import structlog
+from drayman.server.auth.room import open_auth
+from drayman.server.platform.embedded import EmbeddedPostgres
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from drayman.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from drayman.server.dispatch.room import open_dispatch
+from drayman.server.platform.calls import Dispatcher
+from drayman.server.platform.grpc_server import GrpcServer
+from drayman.server.platform.lifecycle import Part, Room, Surroundings
+from drayman.server.platform.logging import configure_logging
+from drayman.server.platform.metrics import CallMetrics, serve_metrics
+from drayman.server.platform.settings import Settings
+from drayman.server.platform.tokens import PublishedKeys, TokenVerifier
+
+log = structlog.get_logger(__name__)
+
+#: Every service there is, by the name that `drayman serve` takes.
+ROOMS: Mapping[str, Callable[[Surroundings], Awaitable[Room]]] = {"auth": open_auth, "dispatch": open_dispatch}
+
+
+async def serve(settings: Settings, services: Sequence[str], ready: Callable[[str], None]) -> None:
+    """Run services until SIGTERM or SIGINT; `ready` is called with the URL once calls are answered.
+
+    Raises OSError if the port cannot be had, ValueError for a service that does not exist, and what the embedded PostgreSQL
+    and the migrations raise.
+    """
+    unknown = [name for name in services if name not in ROOMS]
+    if unknown:
+        raise ValueError(f"no service {', '.join(unknown)}: there are {', '.join(ROOMS)}")
+    configure_logging(settings.log_level, settings.log_format)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        await _run(settings, list(services) or list(ROOMS), ready, stop, stack)
+
+
+async def _run(
+    settings: Settings, services: list[str], ready: Callable[[str], None], stop: asyncio.Event, stack: AsyncExitStack
+) -> None:
+    database_url = settings.database_url or await _embedded_database(settings, stack)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    if settings.metrics_listen:
+        stack.callback(serve_metrics(settings.metrics_listen, registry))
+
+    keys = _AuthKeys()
+    dispatcher = Dispatcher(
+        TokenVerifier(keys.fetch),
+        CallMetrics(registry),
+        max_calls=settings.max_calls,
+        public_reads=settings.public_reads,
+    )
+    # Services of one process call each other over loopback, with the stubs that everybody uses.
+    inner = grpc.aio.server()
+    inner.add_generic_rpc_handlers((dispatcher,))
+    inner_port = inner.add_insecure_port("127.0.0.1:0")
+    await inner.start()
+    stack.push_async_callback(inner.stop, 0)
+    auth_url = settings.auth_url or f"127.0.0.1:{inner_port}"
+    keys.connect(auth_url)
+    stack.push_async_callback(keys.close)
+
+    rooms = []
+    for name in services:
+        room = await ROOMS[name](Surroundings(settings, database_url, auth_url, registry))
+        rooms.append(room)
+        for service in room.services:
+            dispatcher.add(service)
+    server = GrpcServer(settings, dispatcher, [s.descriptor.full_name for room in rooms for s in room.services])
+    parts = [part for room in rooms for part in room.parts]
+    for part in parts:
+        stack.push_async_callback(part.stop)
+        await part.start()
+    port = server.bind()
+    await server.start()
+    await server.serving()
+    host = settings.listen.rpartition(":")[0]
+    url = f"{'grpcs' if settings.tls_cert else 'grpc'}://{host}:{port}"
+    log.info("ready", url=url, services=services)
+    ready(url)
+
+    await stop.wait()
+    await _drain(settings, server, parts)
+
+
+async def _drain(settings: Settings, server: GrpcServer, parts: Sequence[Part]) -> None:
+    """Stop handing out, let reports in, then close."""
+    log.info("draining")
+    await server.not_serving()
+    for part in parts:
+        await part.drain()
+    await server.stop(settings.drain_seconds)
+    log.info("stopped")
+
+
+async def _embedded_database(settings: Settings, stack: AsyncExitStack) -> str:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    postgres = EmbeddedPostgres(settings.data_dir / "postgres")
+    await asyncio.to_thread(postgres.start)
+    stack.push_async_callback(asyncio.to_thread, postgres.stop)
+    return postgres.dsn
+
+
+class _AuthKeys:
+    """Fetches auth's published keys over gRPC."""
+
+    def __init__(self) -> None:
+        self._channel: grpc.aio.Channel | None = None
+
+    def connect(self, auth_url: str) -> None:
+        self._channel = grpc.aio.insecure_channel(auth_url)
+
+    async def fetch(self) -> PublishedKeys:
+        assert self._channel is not None, "calls come after `connect`"
+        stub = auth_service_pb2_grpc.AuthServiceStub(self._channel)
+        reply = await stub.GetKeySet(auth_service_pb2.GetKeySetRequest(), timeout=5, wait_for_ready=True)
+        return PublishedKeys(reply.jwks_json, reply.issuer)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
