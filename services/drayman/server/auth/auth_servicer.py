@@ -1,7 +1,5 @@
 """AuthService: logins, and what others need to check their result."""
 
-# ruff: noqa: N802 - the methods have the names of their RPCs
-
 from __future__ import annotations
 
 import time

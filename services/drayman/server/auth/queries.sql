@@ -122,8 +122,10 @@ ORDER BY signs_from DESC, key_id
 LIMIT 1;
 
 -- name: insert_key
+-- The time of the statement, not of the transaction, which may have waited for its lock.
 INSERT INTO auth.signing_key (key_id, private_key, public_key, signs_from, needed_until)
-VALUES ($1, $2, $3, now() + $4::interval, now() + $4::interval);
+SELECT $1, $2, $3, start.at, start.at
+FROM (SELECT clock_timestamp() + $4::interval AS at) AS start;
 
 -- name: need_key
 UPDATE auth.signing_key SET needed_until = greatest(needed_until, $2) WHERE key_id = $1 RETURNING true;

@@ -19,7 +19,7 @@ CLOCK_SKEW = 30.0
 
 #: How long a key is published before it signs. Services fetch the keys when a token names one they do not know, but at most once a
 #: second: a service that has fetched just before the key appeared is ready to fetch again when the first token comes.
-PUBLISHED_BEFORE = 1.5
+PUBLISHED_BEFORE = 2.0
 
 #: A key is kept this much longer than its latest token needs, so that not every login writes to the key's row.
 _SLACK = 86_400.0
@@ -68,7 +68,7 @@ class Sessions:
         key = SigningKey.generate()
         async with self._store.changes() as changes:
             await changes.insert_key(key, PUBLISHED_BEFORE)
-        # by the clock of the database, which read its time before it committed: when this has passed, the key signs
+        # counted from the commit, while the database counts from a moment before it: when this has passed, the key signs
         await asyncio.sleep(PUBLISHED_BEFORE)
         return key.key_id
 

@@ -1,7 +1,5 @@
 """UserService: the users and roles of a deployment."""
 
-# ruff: noqa: N802 - the methods have the names of their RPCs
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

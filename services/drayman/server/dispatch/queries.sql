@@ -1,12 +1,16 @@
 -- Every statement of dispatch. Each says which index it needs; none on the worker's path scans or sorts a project.
+--
+-- A plan made while the tables were empty must still be right when a million rows are there, so the hot statements leave the planner
+-- one sensible way only: a table is joined on its whole key with columns of one materialized list, never restricted by
+-- `project_id = $1` alone, which a misjudged project of "five rows" would make look like a fine thing to scan.
 
 ------------------------------------------------------------------------------------------------------------------------
 -- The worker's path
 ------------------------------------------------------------------------------------------------------------------------
 
 -- name: draw
--- Reserve for many wishes at once: $2-$4 groups to draw from and how many; $5-$7 which group and which place in it each wish
--- was allotted; $8, $9 worker and request of each wish. One row per group at least, with what is left in it.
+-- Reserve for many wishes at once: $2-$5 groups to draw from, how many of each, and where in $6, $7 (worker and request of each
+-- wish) the group's wishes begin. One row per group at least, with what is left in it.
 -- handle_ready from each group's lower bound; handle, file and ready_group by primary key.
 -- The bound stays where it is if something came back to the group after this statement's snapshot was taken.
 WITH open AS (
@@ -17,21 +21,21 @@ WITH open AS (
 ), seen AS MATERIALIZED (
     SELECT attempts, location_id, freed FROM dispatch.ready_group WHERE project_id = $1
 ), chosen AS MATERIALIZED (
-    SELECT g.attempts, g.location_id, g.low, g.ready, g.freed, w.take
+    SELECT g.project_id, g.attempts, g.location_id, g.low, g.ready, g.freed, w.take, w.begins, open.worker_timeout
       FROM open
-      JOIN dispatch.ready_group g ON g.project_id = open.project_id
-      JOIN unnest($2::int[], $3::int[], $4::int[]) AS w (attempts, location_id, take)
-        ON w.attempts = g.attempts AND w.location_id = g.location_id
+      JOIN unnest($2::int[], $3::int[], $4::int[], $5::int[]) AS w (attempts, location_id, take, begins) ON true
+      JOIN dispatch.ready_group g
+        ON g.project_id = $1 AND g.attempts = w.attempts AND g.location_id = w.location_id
      ORDER BY g.attempts, g.location_id
        FOR UPDATE OF g
 ), picked AS MATERIALIZED (
-    SELECT c.attempts, c.location_id, h.handle_id,
-           row_number() OVER (PARTITION BY c.attempts, c.location_id ORDER BY h.handle_id) AS place
+    SELECT c.project_id, c.attempts, c.location_id, c.worker_timeout, h.handle_id,
+           c.begins + row_number() OVER (PARTITION BY c.attempts, c.location_id ORDER BY h.handle_id) AS place
       FROM chosen c
      CROSS JOIN LATERAL (
            SELECT handle_id
              FROM dispatch.handle
-            WHERE project_id = $1 AND state = 'initial'
+            WHERE project_id = c.project_id AND state = 'initial'
               AND attempts = c.attempts AND location_id = c.location_id AND handle_id >= c.low
             ORDER BY project_id, attempts, location_id, handle_id
             LIMIT c.take
@@ -39,48 +43,43 @@ WITH open AS (
 ), marked AS (
     UPDATE dispatch.handle h
        SET state = 'reserved', attempts = h.attempts + 1, deliveries = 1, reserved_at = now(),
-           lease_until = now() + open.worker_timeout * interval '1 second',
-           worker_id = w.worker_id, request_id = w.request_id
-      FROM open, picked k
-      JOIN unnest($5::int[], $6::int[], $7::int[], $8::text[], $9::uuid[])
-           AS w (attempts, location_id, place, worker_id, request_id)
-        ON w.attempts = k.attempts AND w.location_id = k.location_id AND w.place = k.place
-     WHERE h.project_id = $1 AND h.handle_id = k.handle_id AND h.state = 'initial'
+           lease_until = now() + k.worker_timeout * interval '1 second',
+           worker_id = ($6::text[])[k.place], request_id = ($7::uuid[])[k.place]
+      FROM picked k
+     WHERE h.project_id = k.project_id AND h.handle_id = k.handle_id AND h.state = 'initial'
        AND h.attempts = k.attempts AND h.location_id = k.location_id
-    RETURNING h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.timeouts, h.reserved_at, h.lease_until
+    RETURNING h.project_id, h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.timeouts, h.reserved_at, h.lease_until
 ), drawn AS (
-    SELECT c.attempts, c.location_id, c.freed, count(m.handle_id) AS taken, max(k.handle_id) AS top
-      FROM chosen c
-      LEFT JOIN picked k ON k.attempts = c.attempts AND k.location_id = c.location_id
-      LEFT JOIN marked m ON m.handle_id = k.handle_id
-     GROUP BY 1, 2, 3
+    SELECT attempts, location_id, count(*) AS taken, max(handle_id) AS top FROM marked GROUP BY 1, 2
 ), moved AS (
     UPDATE dispatch.ready_group g
        SET ready = g.ready - d.taken, active_at = now(),
-           low = CASE WHEN s.freed = d.freed THEN greatest(g.low, d.top + 1) ELSE g.low END
+           low = CASE WHEN s.freed = g.freed THEN greatest(g.low, d.top + 1) ELSE g.low END
       FROM drawn d
       JOIN seen s ON s.attempts = d.attempts AND s.location_id = d.location_id
-     WHERE g.project_id = $1 AND g.attempts = d.attempts AND g.location_id = d.location_id AND d.taken > 0
+     WHERE g.project_id = $1 AND g.attempts = d.attempts AND g.location_id = d.location_id
 ), logged AS (
     INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id)
     SELECT $1, handle_id, 'reserve', 'initial', 'reserved', attempts + 1, worker_id FROM marked
 )
-SELECT c.attempts, c.location_id, c.ready - d.taken AS ready, m.place, m.handle_id, m.timeouts, m.reserved_at, m.lease_until,
-       f.namespace, f.name, f.attributes
+SELECT c.attempts, c.location_id, c.ready - coalesce(d.taken, 0) AS ready,
+       m.place, m.handle_id, m.timeouts, m.reserved_at, m.lease_until, f.namespace, f.name, f.attributes
   FROM chosen c
-  JOIN drawn d ON d.attempts = c.attempts AND d.location_id = c.location_id
+  LEFT JOIN drawn d ON d.attempts = c.attempts AND d.location_id = c.location_id
   LEFT JOIN marked m ON m.attempts = c.attempts AND m.location_id = c.location_id
-  LEFT JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = m.handle_id;
+  LEFT JOIN dispatch.file f ON f.project_id = m.project_id AND f.handle_id = m.handle_id;
 
 -- name: settle
 -- Apply what workers and the sweeper say of reserved handles: one array element a report. Rows come back for what was accepted;
 -- what is missing was refused and is looked up by `standing`. An end of the project is noticed here, whatever ended its last handle.
 -- tally, handle, ready_group, project by primary key.
-WITH said AS (
-    SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[])
-             WITH ORDINALITY AS r (handle_id, attempt, delivery, worker_id, outcome, request_id, code, message, place)
-), turn AS MATERIALIZED (
+WITH turn AS MATERIALIZED (
     SELECT project_id FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
+), said AS MATERIALIZED (
+    SELECT turn.project_id, r.*
+      FROM turn
+     CROSS JOIN unnest($2::bigint[], $3::int[], $4::int[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[])
+           WITH ORDINALITY AS r (handle_id, attempt, delivery, worker_id, outcome, request_id, code, message, place)
 ), settled AS (
     UPDATE dispatch.handle h
        SET state = (CASE s.outcome
@@ -90,8 +89,8 @@ WITH said AS (
            timeouts = h.timeouts + (s.outcome LIKE 'timeout%')::int,
            lease_until = NULL,
            request_id = s.request_id
-      FROM turn, said s
-     WHERE h.project_id = $1 AND h.handle_id = s.handle_id
+      FROM said s
+     WHERE h.project_id = s.project_id AND h.handle_id = s.handle_id
        AND h.state = 'reserved' AND h.worker_id = s.worker_id
        AND (s.attempt = 0 OR h.attempts = s.attempt)
        AND (s.delivery = 0 OR h.deliveries = s.delivery)

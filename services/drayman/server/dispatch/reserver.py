@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -239,34 +239,29 @@ class ProjectQueue:
         return chosen
 
     async def _draw(self, standing: Standing, chosen: list[tuple[Wish, list[tuple[Group, int]]]]) -> None:
-        takes: dict[Group, int] = {}
-        draws: list[Draw] = []
-        owners: dict[tuple[int, int, int], Wish] = {}
+        takers: dict[Group, list[Wish]] = {}
         for wish, share in chosen:
             for group, number in share:
-                begin = takes.get(group, 0)
-                takes[group] = begin + number
-                for place in range(begin + 1, begin + number + 1):
-                    draws.append((group, place, wish.worker_id, wish.request_id))
-                    owners[group.attempts, group.location_id, place] = wish
+                takers.setdefault(group, []).extend([wish] * number)
+        draws = {group: [(wish.worker_id, wish.request_id) for wish in wishes] for group, wishes in takers.items()}
         try:
-            rows = await self._store.draw(self.project_id, takes, draws)
+            rows = await self._store.draw(self.project_id, draws)
         except BaseException:
             for wish, _ in reversed(chosen):
                 self._put_first(wish)  # `_fail` answers them with the error
             raise
+        places = [wish for wishes in takers.values() for wish in wishes]
         given: dict[int, list[Row]] = {}
         for row in rows:
             if row["handle_id"] is not None:
-                wish = owners[row["attempts"], row["location_id"], row["place"]]
-                given.setdefault(id(wish), []).append(row)
-        self._note_stock(standing, rows, takes)
+                given.setdefault(places[row["place"] - 1].number, []).append(row)
+        self._note_stock(standing, rows, takers)
         if not rows:
             self._stale = True  # the project closed meanwhile
         self._deliver(chosen, given)
-        await self._mind_the_empty_handed(standing, takes, given)
+        await self._mind_the_empty_handed(standing, takers, given)
 
-    def _note_stock(self, standing: Standing, rows: list[Row], takes: dict[Group, int]) -> None:
+    def _note_stock(self, standing: Standing, rows: list[Row], takes: Iterable[Group]) -> None:
         """Remember what the statement left in each group; groups it did not find are empty."""
         for group in takes:
             standing.groups[group].ready = 0
@@ -278,7 +273,7 @@ class ProjectQueue:
 
     def _deliver(self, chosen: list[tuple[Wish, list[tuple[Group, int]]]], given: dict[int, list[Row]]) -> None:
         for wish, _ in reversed(chosen):
-            rows = given.get(id(wish))
+            rows = given.get(wish.number)
             if rows is None:
                 if not wish.withdrawn:
                     self._put_first(wish)
@@ -288,7 +283,7 @@ class ProjectQueue:
                 wish.resolve(Given(rows))
 
     async def _mind_the_empty_handed(
-        self, standing: Standing, takes: dict[Group, int], given: dict[int, list[Row]]
+        self, standing: Standing, takes: Collection[Group], given: dict[int, list[Row]]
     ) -> None:
         """A draw that brings nothing means that memory and tables differ: look again, and at last count anew."""
         if given:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,8 +22,8 @@ HERE = Path(__file__).parent
 SQL = load_queries(HERE / "queries.sql")
 
 Row = asyncpg.Record
-#: A wish's place in a draw: its group, its number there, worker id, request id.
-Draw = tuple[Group, int, str, UUID | None]
+#: For whom a handle is drawn: worker id and request id.
+Draw = tuple[str, UUID | None]
 #: A report: handle id, attempt or 0, delivery or 0, worker id, outcome, request id, code, message.
 Said = tuple[int, int, int, str, Outcome, UUID | None, str, str]
 
@@ -36,20 +37,19 @@ class Store:
 
     # --- the worker's path -------------------------------------------------------------------------------------------
 
-    async def draw(self, project_id: int, takes: dict[Group, int], draws: Sequence[Draw]) -> list[Row]:
-        """Reserve for the wishes, as allotted."""
-        groups = list(takes)
+    async def draw(self, project_id: int, draws: Mapping[Group, Sequence[Draw]]) -> list[Row]:
+        """Reserve for the wishes, as allotted. A row's `place` counts from 1 through all groups in their order."""
+        takes = [len(wishes) for wishes in draws.values()]
+        everybody = [draw for wishes in draws.values() for draw in wishes]
         return await self._hot.fetch(
             SQL["draw"],
             project_id,
-            [group.attempts for group in groups],
-            [group.location_id for group in groups],
-            list(takes.values()),
-            [draw[0].attempts for draw in draws],
-            [draw[0].location_id for draw in draws],
-            [draw[1] for draw in draws],
-            [draw[2] for draw in draws],
-            [draw[3] for draw in draws],
+            [group.attempts for group in draws],
+            [group.location_id for group in draws],
+            takes,
+            [end - take for end, take in zip(accumulate(takes), takes, strict=True)],
+            [draw[0] for draw in everybody],
+            [draw[1] for draw in everybody],
         )
 
     async def settle(self, project_id: int, said: Sequence[Said]) -> list[Row]:
@@ -216,7 +216,7 @@ class Store:
         return await self._pool.fetch(SQL["remnants"])
 
     async def delete_remnant(self, project_id: int, last: int) -> None:
-        """Remove files, handles and history of a project that is gone, a hundred thousand at a time; files last, so that it can be resumed."""
+        """Remove what is left of a project that is gone, a hundred thousand files at a time; files last, so that it can be resumed."""
         for upto in range(last, 0, -100_000):
             for table in ("handles", "history", "files"):
                 await self._hot.execute(SQL[f"delete_{table}"], project_id, upto)
