@@ -7,20 +7,22 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
+import asyncpg
 import grpc.aio
 import structlog
-from drayman.server.auth.room import open_auth
-from drayman.server.platform.embedded import EmbeddedPostgres
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from drayman.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from drayman.server.auth.room import open_auth
 from drayman.server.dispatch.room import open_dispatch
 from drayman.server.platform.calls import Dispatcher
+from drayman.server.platform.database import MigrationError
+from drayman.server.platform.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from drayman.server.platform.grpc_server import GrpcServer
 from drayman.server.platform.lifecycle import Part, Room, Surroundings
 from drayman.server.platform.logging import configure_logging
 from drayman.server.platform.metrics import CallMetrics, serve_metrics
-from drayman.server.platform.settings import Settings
+from drayman.server.platform.settings import Settings, SettingsError
 from drayman.server.platform.tokens import PublishedKeys, TokenVerifier
 
 log = structlog.get_logger(__name__)
@@ -29,22 +31,29 @@ log = structlog.get_logger(__name__)
 ROOMS: Mapping[str, Callable[[Surroundings], Awaitable[Room]]] = {"auth": open_auth, "dispatch": open_dispatch}
 
 
-async def serve(settings: Settings, services: Sequence[str], ready: Callable[[str], None]) -> None:
-    """Run services until SIGTERM or SIGINT; `ready` is called with the URL once calls are answered.
+class StartError(Exception):
+    """The process cannot serve; the text says why and what would help."""
 
-    Raises OSError if the port cannot be had, ValueError for a service that does not exist, and what the embedded PostgreSQL
-    and the migrations raise.
-    """
+
+async def serve(settings: Settings, services: Sequence[str], ready: Callable[[str], None]) -> None:
+    """Run services until SIGTERM or SIGINT; `ready` is called with the URL once calls are answered. Raises StartError."""
     unknown = [name for name in services if name not in ROOMS]
     if unknown:
-        raise ValueError(f"no service {', '.join(unknown)}: there are {', '.join(ROOMS)}")
+        raise StartError(f"no service {', '.join(unknown)}: there are {', '.join(ROOMS)}")
     configure_logging(settings.log_level, settings.log_format)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with AsyncExitStack() as stack:
-        await _run(settings, list(services) or list(ROOMS), ready, stop, stack)
+    try:
+        async with AsyncExitStack() as stack:
+            await _run(settings, list(services) or list(ROOMS), ready, stop, stack)
+    except (SettingsError, EmbeddedPostgresError, MigrationError) as error:
+        raise StartError(str(error)) from error
+    except asyncpg.PostgresError as error:
+        raise StartError(f"the database refuses: {error}") from error
+    except (OSError, asyncpg.InterfaceError) as error:
+        raise StartError(str(error) or type(error).__name__) from error
 
 
 async def _run(

@@ -241,7 +241,7 @@ class EmbeddedPostgres:
             if "locale" not in str(error):
                 raise
             self._run(account, [installation.initdb, *options, "--locale=C"])
-        single = ["--single", "-D", fresh, "-c", "exit_on_error=on", "-c", f"fsync={_on(self._fsync)}", "template1"]
+        single: list[str | Path] = ["--single", "-D", fresh, "-c", "exit_on_error=on", "-c", f"fsync={_on(self._fsync)}", "template1"]
         self._run(account, [installation.postgres, *single], f"CREATE DATABASE {_DATABASE}\n")
 
     def _run(self, account: Account, program: list[str | Path], text: str = "") -> None:

@@ -37,6 +37,9 @@ class Postmaster:
         self._keeper = threading.Thread(target=self._keep, name="postmaster", daemon=True)
         self._keeper.start()
         self._launched.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             self._keeper.join()
             raise self._failure

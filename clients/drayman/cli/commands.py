@@ -1,0 +1,38 @@
+"""All verbs of the command `drayman`, put together."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from drayman.cli.serve import serve_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="drayman", prog_name="drayman")
+def drayman() -> None:
+    """Hand files to fleets of workers, run tasks over them, keep what they produce.
+
+    DRAYMAN_URL says where the services are (default grpc://127.0.0.1:8600), DRAYMAN_TOKEN or `drayman login` who you are.
+    """
+
+
+drayman.add_command(serve_command)
+
+
+def run() -> None:
+    """Run the command line; ends the process."""
+    try:
+        drayman(prog_name="drayman", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # who read our output has had enough
+        sys.stderr.close()
+        sys.exit(0)

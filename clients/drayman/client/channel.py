@@ -1,0 +1,115 @@
+"""Channels to a Drayman deployment, with what every client of one needs: keepalive, retries, balancing."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+
+#: Where a deployment is if nobody says so.
+DEFAULT_URL = "grpc://127.0.0.1:8600"
+DEFAULT_PORT = 8600
+
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    # UNAVAILABLE is the one code after which every call of ours may be sent again: calls that a replay would harm carry a request id.
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "3s",
+                "backoffMultiplier": 2.5,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+_OPTIONS: list[tuple[str, int | str]] = [
+    # Firewalls drop idle flows silently: a ping keeps them, or shows that they are gone.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A service that was restarted is found again soon.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+]
+
+
+class UrlError(ValueError):
+    """A URL that names no Drayman deployment."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to connect: gRPC's target and whether it is by TLS."""
+
+    target: str
+    tls: bool
+
+
+def parse_url(url: str | None = None) -> Address:
+    """Read `grpc://host[:port][,host:port...]` (plaintext) or `grpcs://...` (TLS); None = `DRAYMAN_URL`, else the default.
+
+    `http` and `https` are taken for the same, for scripts that have such a URL. Raises UrlError.
+    """
+    text = url or os.environ.get("DRAYMAN_URL") or DEFAULT_URL
+    parts = urlsplit(text if "://" in text else f"grpc://{text}")
+    if parts.scheme not in ("grpc", "grpcs", "http", "https"):
+        raise UrlError(f"{text!r}: expected grpc://HOST:PORT or grpcs://HOST:PORT")
+    if parts.username or parts.password:
+        raise UrlError("a URL must not hold a user name or a password")
+    hosts = [_with_port(text, host) for host in parts.netloc.split(",")]
+    tls = parts.scheme in ("grpcs", "https")
+    if len(hosts) == 1:
+        return Address(f"dns:///{hosts[0]}", tls)
+    kind = "ipv6" if all(host.startswith("[") for host in hosts) else "ipv4"
+    if kind == "ipv4" and not all(host.rpartition(":")[0].replace(".", "").isdigit() for host in hosts):
+        raise UrlError(f"{text!r}: several hosts must be given by IP address; or give one name that resolves to all")
+    return Address(f"{kind}:{','.join(hosts)}", tls)
+
+
+def open_channel(url: str | None = None, *, root_certificates: bytes | None = None) -> grpc.aio.Channel:
+    """Open a channel for asyncio; it connects with the first call. `root_certificates` (PEM) replace the system's. Raises UrlError."""
+    address = parse_url(url)
+    if address.tls:
+        credentials = grpc.ssl_channel_credentials(root_certificates or _roots())
+        return grpc.aio.secure_channel(address.target, credentials, options=_OPTIONS)
+    return grpc.aio.insecure_channel(address.target, options=_OPTIONS)
+
+
+def open_sync_channel(url: str | None = None, *, root_certificates: bytes | None = None) -> grpc.Channel:
+    """Open a channel for threads; it connects with the first call. `root_certificates` (PEM) replace the system's. Raises UrlError."""
+    address = parse_url(url)
+    if address.tls:
+        credentials = grpc.ssl_channel_credentials(root_certificates or _roots())
+        return grpc.secure_channel(address.target, credentials, options=_OPTIONS)
+    return grpc.insecure_channel(address.target, options=_OPTIONS)
+
+
+def _roots() -> bytes | None:
+    # gRPC has its own list of authorities; a site's own one is given as for other programs.
+    path = os.environ.get("DRAYMAN_CA_FILE")
+    if not path:
+        return None
+    with open(path, "rb") as file:  # noqa: PTH123 - no need of pathlib for one read
+        return file.read()
+
+
+def _with_port(url: str, host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    if not host or (colon and not name):
+        raise UrlError(f"{url!r}: a host is missing")
+    if not colon or host.endswith("]"):
+        return f"{host}:{DEFAULT_PORT}"
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise UrlError(f"{url!r}: {port!r} is no port")
+    return host

@@ -1,0 +1,57 @@
+"""What all tests share: one stack for everybody who only adds to it, a fresh one for those who break it, and a database server."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from drayman.server.platform.embedded import EmbeddedPostgres
+from drayman.testing import LocalStack, local_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    """A stack for the whole run: use names of your own and do not stop it."""
+    with local_stack() as running:
+        yield running
+
+
+@pytest.fixture
+def own_stack() -> Iterator[LocalStack]:
+    """A stack to kill."""
+    with local_stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL for tests that need no services."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "server", fsync=False)
+    server.start()
+    yield server
+    server.destroy()
+
+
+_numbers = itertools.count(1)
+
+
+@pytest_asyncio.fixture
+async def database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database of one's own."""
+    name = f"test_{next(_numbers)}"
+    connection = await asyncpg.connect(postgres.dsn)
+    await connection.execute(f"CREATE DATABASE {name}")
+    yield postgres.dsn.replace("@/drayman?", f"@/{name}?")
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the account that runs the tests gets into them."""
+    for name in ("DRAYMAN_URL", "DRAYMAN_TOKEN", "DATA_DISPATCHER_URL", "DATA_DISPATCHER_AUTH_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
