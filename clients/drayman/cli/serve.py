@@ -14,7 +14,9 @@ from drayman.cli.output import Failure, print_table
 
 @click.command("serve")
 @click.argument("services", nargs=-1, metavar="[SERVICE]...")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the embedded PostgreSQL and the first credentials live.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where the embedded PostgreSQL and the first credentials live."
+)
 @click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 picks a free one.")
 @click.option("--print-config", is_flag=True, help="Print all settings with their variables, and end.")
 def serve_command(services: tuple[str, ...], data_dir: Path | None, listen: str | None, print_config: bool) -> None:
@@ -34,7 +36,8 @@ def serve_command(services: tuple[str, ...], data_dir: Path | None, listen: str 
     if print_config:
         print_table(("variable", "value", "meaning"), settings.shown())
         return
-    from drayman.server.serve import StartError, serve as run  # noqa: PLC0415 - only here
+    from drayman.server.serve import StartError  # noqa: PLC0415 - only here
+    from drayman.server.serve import serve as run  # noqa: PLC0415 - only here
 
     def ready(url: str) -> None:
         # whoever started us may have closed the pipe by now

@@ -6,6 +6,7 @@ The class follows from the gRPC code; `reason` is the stable name of `drayman.er
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -105,10 +106,10 @@ _CLASSES: Mapping[grpc.StatusCode, type[DraymanError]] = {
 }
 
 
-def from_rpc_error(error: grpc.RpcError) -> DraymanError:
-    """Return the DraymanError that an RPC's error means; works for both kinds of stubs."""
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]  # both kinds are calls as well
-    message: str = error.details() or code.name  # type: ignore[attr-defined]
+def from_rpc_error(error: Any) -> DraymanError:
+    """Return the DraymanError that a grpc.RpcError means: grpc.aio.AioRpcError, or what threads' stubs raise, which is a call as well."""
+    code: grpc.StatusCode = error.code()
+    message: str = error.details() or code.name
     reason, field, metadata, retry_after = "", "", {}, None
     for detail in _details(error):
         info, request, retry = (
@@ -127,8 +128,8 @@ def from_rpc_error(error: grpc.RpcError) -> DraymanError:
     )
 
 
-def _details(error: grpc.RpcError) -> list[status_pb2.Status]:
-    for key, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
+def _details(error: Any) -> list[Any]:
+    for key, value in error.trailing_metadata() or ():
         if key == _DETAILS:
             try:
                 return list(status_pb2.Status.FromString(value).details)

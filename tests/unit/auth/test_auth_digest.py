@@ -1,11 +1,12 @@
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from drayman.client import digest as rfc7616
 from drayman.server.auth import digest
 from drayman.server.auth.digest import Secret
-from hypothesis import given
-from hypothesis import strategies as st
 
 ALGORITHM = st.sampled_from(list(digest.ALGORITHMS))
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -1,6 +1,7 @@
 import json
 
 import jwt
+
 from drayman.server.auth.keys import PublicKey, SigningKey, jwk_set
 
 

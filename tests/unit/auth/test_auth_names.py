@@ -1,13 +1,16 @@
 import unicodedata
 
 import pytest
-from drayman.server.auth import names
-from drayman.server.platform.errors import Refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drayman.server.auth import names
+from drayman.server.platform.errors import Refusal
+
 TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
-GOOD = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters=":/"), min_size=1, max_size=255)
+GOOD = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters=":/"), min_size=1, max_size=255
+)
 
 
 @given(GOOD)

@@ -1,8 +1,9 @@
 import base64
 
-from drayman.server.auth.nonces import Nonces
 from hypothesis import given
 from hypothesis import strategies as st
+
+from drayman.server.auth.nonces import Nonces
 
 KEY = bytes(range(32))
 NOW = st.floats(0, 4e9)

@@ -1,12 +1,15 @@
 import base64
 
 import pytest
-from drayman.server.auth import pages
-from drayman.server.platform.errors import Refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-NAME = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters=":/"), min_size=1, max_size=255)
+from drayman.server.auth import pages
+from drayman.server.platform.errors import Refusal
+
+NAME = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters=":/"), min_size=1, max_size=255
+)
 
 
 @given(NAME)
@@ -21,7 +24,14 @@ def test_no_token_is_the_first_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["x", "*", "é", base64.urlsafe_b64encode(b"projects:17").decode(), base64.urlsafe_b64encode(b"users:\x00").decode()]
+    "token",
+    [
+        "x",
+        "*",
+        "é",
+        base64.urlsafe_b64encode(b"projects:17").decode(),
+        base64.urlsafe_b64encode(b"users:\x00").decode(),
+    ],
 )
 def test_a_token_of_another_list_is_refused(token: str) -> None:
     with pytest.raises(Refusal) as caught:

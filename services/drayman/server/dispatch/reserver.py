@@ -21,7 +21,7 @@ from drayman.server.dispatch.allotment import Group, Stock, allot, preference
 from drayman.server.dispatch.lifecycle import Outcome, ProjectState
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.storage_map import StorageMap
-from drayman.server.dispatch.store import Draw, Row, Said, Store
+from drayman.server.dispatch.store import Row, Said, Store
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.lifecycle import Repeating
 

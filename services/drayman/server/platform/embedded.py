@@ -196,7 +196,7 @@ class EmbeddedPostgres:
     def _is_postmaster(self, pid: int) -> bool:
         # A pid may be somebody else's by now; a postmaster has its cluster for working directory.
         try:
-            return os.path.samefile(f"/proc/{pid}/cwd", self._cluster)
+            return Path(f"/proc/{pid}/cwd").samefile(self._cluster)
         except OSError:
             return False
 
@@ -241,7 +241,16 @@ class EmbeddedPostgres:
             if "locale" not in str(error):
                 raise
             self._run(account, [installation.initdb, *options, "--locale=C"])
-        single: list[str | Path] = ["--single", "-D", fresh, "-c", "exit_on_error=on", "-c", f"fsync={_on(self._fsync)}", "template1"]
+        single: list[str | Path] = [
+            "--single",
+            "-D",
+            fresh,
+            "-c",
+            "exit_on_error=on",
+            "-c",
+            f"fsync={_on(self._fsync)}",
+            "template1",
+        ]
         self._run(account, [installation.postgres, *single], f"CREATE DATABASE {_DATABASE}\n")
 
     def _run(self, account: Account, program: list[str | Path], text: str = "") -> None:

@@ -1,0 +1,281 @@
+"""The asyncio client of dispatch: projects and storage. The worker's side is `drayman.client.working`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from drayman.client.errors import from_rpc_error
+from drayman.client.files import (
+    File,
+    Handle,
+    Project,
+    Replica,
+    Rse,
+    duration,
+    handle_of,
+    handle_state,
+    project_of,
+    project_state,
+    replica_message,
+    replica_of,
+    rse_of,
+    to_json,
+)
+from drayman.client.working import WorkingCalls
+from drayman.dispatch.v1 import project_pb2 as pb
+from drayman.dispatch.v1 import project_service_pb2 as project_pb
+from drayman.dispatch.v1 import project_service_pb2_grpc, storage_service_pb2_grpc
+from drayman.dispatch.v1 import storage_service_pb2 as storage_pb
+
+#: Entries that go into one message of a stream.
+_BATCH = 1000
+
+Files = Iterable[File] | AsyncIterable[File]
+
+
+class DispatchClient(WorkingCalls):
+    """Projects, files, storage elements. Methods raise DraymanError."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        channel: grpc.aio.Channel | None = None,
+        timeout: float = 300.0,
+    ) -> None:
+        super().__init__(url, token, channel=channel, timeout=timeout)
+        self._projects = project_service_pb2_grpc.ProjectServiceStub(self._channel)
+        self._storage = storage_service_pb2_grpc.StorageServiceStub(self._channel)
+
+    # --- projects ----------------------------------------------------------------------------------------------------
+
+    async def create_project(
+        self,
+        files: Files,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        query: str | None = None,
+        worker_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        users: Sequence[str] = (),
+        roles: Sequence[str] = (),
+    ) -> Project:
+        """Create a project of any number of files, all or nothing. Time-outs in seconds; None = never.
+
+        With the attribute `virtual` true its files need no replicas.
+        """
+        spec = project_pb.ProjectSpec(attributes_json=to_json(attributes or {}), query=query, users=users, roles=roles)
+        if worker_timeout is not None:
+            spec.worker_timeout.CopyFrom(duration(worker_timeout))
+        if idle_timeout is not None:
+            spec.idle_timeout.CopyFrom(duration(idle_timeout))
+        call = self._projects.CreateProject(_creation(spec, files), metadata=self.credentials.metadata())
+        try:
+            return project_of((await call).project)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+
+    async def copy_project(
+        self,
+        project_id: int,
+        *,
+        project_attributes: Mapping[str, Any] | None = None,
+        file_attributes: Mapping[str, Any] | None = None,
+    ) -> Project:
+        """Copy a project's files into a new one of one's own; attributes are laid over the original's."""
+        request = project_pb.CopyProjectRequest(
+            project_id=project_id,
+            project_attributes_json=to_json(project_attributes or {}),
+            file_attributes_json=to_json(file_attributes or {}),
+        )
+        return project_of((await self._call(self._projects.CopyProject, request)).project)
+
+    async def get_project(self, project_id: int) -> Project:
+        """Read a project."""
+        request = project_pb.GetProjectRequest(project_id=project_id)
+        return project_of((await self._call(self._projects.GetProject, request)).project)
+
+    async def projects(
+        self,
+        *,
+        owner: str = "",
+        state: str | None = None,
+        not_state: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[Project]:
+        """Read projects by ascending id: of an owner (empty = all), in a state, not in one, with these attributes."""
+        request = project_pb.ListProjectsRequest(
+            owner=owner,
+            state=project_state(state),
+            not_state=project_state(not_state),
+            attributes_json=to_json(attributes) if attributes else "",
+        )
+        while True:
+            reply = await self._call(self._projects.ListProjects, request)
+            for project in reply.projects:
+                yield project_of(project)
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
+
+    async def handles(
+        self,
+        project_id: int,
+        *,
+        state: str | None = None,
+        not_state: str | None = None,
+        with_replicas: bool = False,
+        after: int = 0,
+        limit: int = 0,
+    ) -> AsyncIterator[Handle]:
+        """Read the handles of a project by ascending id, from the one after `after`; `limit` 0 = all."""
+        request = project_pb.ListHandlesRequest(
+            project_id=project_id,
+            state=handle_state(state),
+            not_state=handle_state(not_state),
+            with_replicas=with_replicas,
+            after_handle_id=after,
+            limit=limit,
+        )
+        async with self._stream(self._projects.ListHandles, request) as replies:
+            async for reply in replies:
+                for handle in reply.handles:
+                    yield handle_of(handle)
+
+    async def cancel_project(self, project_id: int) -> Project:
+        """Stop a project; workers may still report what they hold."""
+        request = project_pb.CancelProjectRequest(project_id=project_id)
+        return project_of((await self._call(self._projects.CancelProject, request)).project)
+
+    async def activate_project(self, project_id: int) -> Project:
+        """Let a project that was stopped or abandoned hand out files again."""
+        request = project_pb.ActivateProjectRequest(project_id=project_id)
+        return project_of((await self._call(self._projects.ActivateProject, request)).project)
+
+    async def restart_handles(
+        self, project_id: int, *, states: Iterable[str] = (), files: Iterable[File] = ()
+    ) -> tuple[Project, int]:
+        """Put handles back to `initial`: those in the states, or the files given. Returns the project and how many changed."""
+        request = project_pb.RestartHandlesRequest(
+            project_id=project_id,
+            states=[handle_state(state) for state in states],
+            dids=[pb.Did(namespace=file.namespace, name=file.name) for file in files],
+        )
+        reply = await self._call(self._projects.RestartHandles, request)
+        return project_of(reply.project), reply.restarted
+
+    async def delete_project(self, project_id: int) -> None:
+        """Remove a project with everything in it."""
+        await self._call(self._projects.DeleteProject, project_pb.DeleteProjectRequest(project_id=project_id))
+
+    # --- storage -----------------------------------------------------------------------------------------------------
+
+    async def rses(self) -> list[Rse]:
+        """Read all RSEs."""
+        reply = await self._call(self._storage.ListRses, storage_pb.ListRsesRequest())
+        return [rse_of(rse) for rse in reply.rses]
+
+    async def get_rse(self, name: str) -> Rse:
+        """Read an RSE."""
+        return rse_of((await self._call(self._storage.GetRse, storage_pb.GetRseRequest(name=name))).rse)
+
+    async def create_rse(self, rse: Rse) -> Rse:
+        """Add an RSE. For administrators."""
+        message = storage_pb.Rse(**{name: getattr(rse, name) for name in rse.__slots__})
+        return rse_of((await self._call(self._storage.CreateRse, storage_pb.CreateRseRequest(rse=message))).rse)
+
+    async def update_rse(self, name: str, **fields: Any) -> Rse:
+        """Change the given fields of an RSE, named as those of `Rse`. For administrators."""
+        try:
+            request = storage_pb.UpdateRseRequest(name=name, **fields)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot change the RSE: {error}") from error
+        return rse_of((await self._call(self._storage.UpdateRse, request)).rse)
+
+    async def delete_rse(self, name: str) -> int:
+        """Remove an RSE and its replicas, whose number is returned. For administrators."""
+        request = storage_pb.DeleteRseRequest(name=name)
+        deleted: int = (await self._call(self._storage.DeleteRse, request)).replicas_deleted
+        return deleted
+
+    async def update_replicas(
+        self, upserts: Iterable[Replica] = (), deletes: Iterable[Replica] = ()
+    ) -> tuple[int, int]:
+        """Add, change and remove any number of replicas; returns how many were written and removed. For administrators."""
+        call = self._storage.UpdateReplicas(_changes(upserts, deletes), metadata=self.credentials.metadata())
+        try:
+            reply = await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+        return reply.upserted, reply.deleted
+
+    async def replicas(self, files: Iterable[File]) -> list[Replica]:
+        """Read all replicas of files."""
+        dids = [pb.Did(namespace=file.namespace, name=file.name) for file in files]
+        found: list[Replica] = []
+        for begin in range(0, len(dids), _BATCH):
+            request = storage_pb.ListReplicasRequest(dids=dids[begin : begin + _BATCH])
+            reply = await self._call(self._storage.ListReplicas, request)
+            found += map(replica_of, reply.replicas)
+        return found
+
+    async def set_proximity(self, cpu_site: str, rse: str, proximity: int | None) -> None:
+        """Set the distance from a CPU site to an RSE, smaller is nearer; None removes it. For administrators."""
+        entry = storage_pb.Proximity(cpu_site=cpu_site, rse=rse, proximity=proximity or 0)
+        request = storage_pb.UpdateProximityRequest(
+            upserts=[entry] if proximity is not None else [], deletes=[] if proximity is not None else [entry]
+        )
+        await self._call(self._storage.UpdateProximity, request)
+
+    async def proximities(self, cpu_site: str = "") -> list[tuple[str, str, int]]:
+        """Read the proximity map: (CPU site, RSE, distance); of one site, or all."""
+        reply = await self._call(self._storage.ListProximity, storage_pb.ListProximityRequest(cpu_site=cpu_site))
+        return [(entry.cpu_site, entry.rse, entry.proximity) for entry in reply.entries]
+
+
+async def _creation(spec: project_pb.ProjectSpec, files: Files) -> AsyncIterator[project_pb.CreateProjectRequest]:
+    yield project_pb.CreateProjectRequest(spec=spec)
+    count = 0
+    batch: list[pb.File] = []
+    async for file in _each(files):
+        count += 1
+        attributes = to_json(file.attributes) if file.attributes else ""
+        batch.append(pb.File(did=pb.Did(namespace=file.namespace, name=file.name), attributes_json=attributes))
+        if len(batch) >= _BATCH:
+            yield project_pb.CreateProjectRequest(files=project_pb.FileBatch(files=batch))
+            batch = []
+    if batch:
+        yield project_pb.CreateProjectRequest(files=project_pb.FileBatch(files=batch))
+    yield project_pb.CreateProjectRequest(end=project_pb.EndOfFiles(file_count=count))
+
+
+async def _each(files: Files) -> AsyncIterator[File]:
+    if isinstance(files, AsyncIterable):
+        async for file in files:
+            yield file
+    else:
+        for file in files:
+            yield file
+
+
+async def _changes(
+    upserts: Iterable[Replica], deletes: Iterable[Replica]
+) -> AsyncIterator[storage_pb.UpdateReplicasRequest]:
+    for field, replicas in (("upserts", upserts), ("deletes", deletes)):
+        batch: list[pb.Replica] = []
+        for replica in replicas:
+            batch.append(replica_message(replica))
+            if len(batch) >= _BATCH:
+                yield storage_pb.UpdateReplicasRequest(**{field: batch})
+                batch = []
+        if batch:
+            yield storage_pb.UpdateReplicasRequest(**{field: batch})
