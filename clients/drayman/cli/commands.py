@@ -6,7 +6,9 @@ import sys
 
 import click
 
+from drayman.cli.demo import demo
 from drayman.cli.serve import serve_command
+from drayman.cli.worker import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -19,6 +21,8 @@ def drayman() -> None:
 
 
 drayman.add_command(serve_command)
+drayman.add_command(worker)
+drayman.add_command(demo)
 
 
 def run() -> None:

@@ -58,5 +58,9 @@ def _cell(value: Any) -> Text:
         return Text("")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    # Text, because a file name may look like markup; and a control character must not reach the terminal
-    return Text("".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value)))
+    return Text(printable(str(value)))  # not str: a file name may look like markup
+
+
+def printable(text: str) -> str:
+    """Escape what must not reach a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -30,6 +30,10 @@ from drayman.dispatch.v1 import handle_service_pb2 as pb
 from drayman.dispatch.v1 import handle_service_pb2_grpc, project_pb2
 
 _LONGEST_PAUSE = 5.0
+#: Reasons for which a report is refused, whatever else is in the request.
+_REFUSALS = ("HANDLE_NOT_FOUND", "WRONG_WORKER", "NOT_RESERVED", "STALE_ATTEMPT")
+#: Seconds that a cancelled wish may take to give back what it got.
+_GOODBYE = 5.0
 
 
 class WorkingCalls(Client):
@@ -69,23 +73,27 @@ class WorkingCalls(Client):
         request = pb.NextFileRequest(
             project_id=project_id, worker_id=worker_id, cpu_site=cpu_site, request_id=str(uuid4())
         )
-        lost_since: float | None = None
-        pause = 0.2
+        try:
+            return await self._next_file(request, end, on_wait)
+        except asyncio.CancelledError:
+            # the file may have been on its way to us
+            await asyncio.shield(self._give_back(request))
+            raise
+
+    async def _next_file(
+        self, request: pb.NextFileRequest, end: float | None, on_wait: Callable[[Counts], None] | None
+    ) -> Handle | TimedOut | ProjectEnded:
+        patience = _Patience(self._patience, end)
         while True:
             if end is not None:
                 request.timeout.CopyFrom(duration(max(0.0, end - time.monotonic())))
             try:
                 event = await self._wait(request, on_wait)
             except (UnavailableError, OverloadedError) as error:
-                now = time.monotonic()
-                lost_since = lost_since or now
-                if now - lost_since > self._patience or (end is not None and now > end):
-                    raise
+                await patience.pause(error)
                 request.resend = True
-                await asyncio.sleep(error.retry_after or random.uniform(pause / 2, pause))  # noqa: S311 - spreads a fleet
-                pause = min(pause * 1.5, _LONGEST_PAUSE)
                 continue
-            lost_since = None
+            patience.renew()
             kind = event.WhichOneof("event")
             if kind == "reserved":
                 return reserved_of(event.reserved)
@@ -95,6 +103,18 @@ class WorkingCalls(Client):
                 return TimedOut(counts_of(event.timed_out.counts))
             # that replica is shutting down: another one, or its successor, goes on
             await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - spreads a fleet
+
+    async def _give_back(self, request: pb.NextFileRequest) -> None:
+        """Release what a cancelled wish got. Nothing can be done here about a service that is away: the lease ends by itself."""
+        request.resend = True
+        request.timeout.CopyFrom(duration(0))
+        try:
+            async with asyncio.timeout(_GOODBYE):
+                event = await self._wait(request, None)
+                if event.HasField("reserved"):
+                    await self._report([Report(reserved_of(event.reserved), "released")])
+        except (DraymanError, TimeoutError):
+            pass
 
     async def reserve(
         self, project_id: int, worker_id: str, count: int, *, cpu_site: str = "", timeout: float | None = None
@@ -124,7 +144,13 @@ class WorkingCalls(Client):
         """Say what became of files that one worker holds of one project; at most 1,000. One entry each: None, or why it was refused."""
         if not reports:
             return []
-        results = (await self._report(reports)).results
+        try:
+            results = (await self._report(reports)).results
+        except DraymanError as error:
+            # the refusal of a single report is the call's own error
+            if len(reports) == 1 and error.reason in _REFUSALS:
+                return [error]
+            raise
         return [
             DraymanError(result.refusal_message, code=grpc.StatusCode.PERMISSION_DENIED, reason=result.refusal)
             if result.refusal
@@ -197,5 +223,35 @@ class WorkingCalls(Client):
             ],
             request_id=str(uuid4()),
         )
-        reply: pb.ReportResponse = await self._call(self._handles.Report, request)
-        return reply
+        patience = _Patience(self._patience, None)
+        while True:
+            try:
+                reply: pb.ReportResponse = await self._call(self._handles.Report, request)
+            except (UnavailableError, OverloadedError) as error:
+                await patience.pause(error)  # sent again, the same request is answered as the first time
+            else:
+                return reply
+
+
+class _Patience:
+    """How long to wait for a service that is away."""
+
+    def __init__(self, seconds: float, end: float | None) -> None:
+        self._seconds = seconds
+        self._end = end
+        self.renew()
+
+    def renew(self) -> None:
+        """The service answers again."""
+        self._since: float | None = None
+        self._next = 0.2
+
+    async def pause(self, error: DraymanError) -> None:
+        """Wait a little before the next try, or raise the error if it has been long enough."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since > self._seconds or (self._end is not None and now > self._end):
+            raise error
+        wait = random.uniform(self._next / 2, self._next)  # noqa: S311 - spreads a fleet
+        self._next = min(self._next * 1.5, _LONGEST_PAUSE)
+        await asyncio.sleep(max(wait, error.retry_after or 0.0))
