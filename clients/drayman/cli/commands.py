@@ -7,7 +7,12 @@ import sys
 import click
 
 from drayman.cli.demo import demo
+from drayman.cli.login import login, logout, whoami
+from drayman.cli.project import project
+from drayman.cli.role import role
+from drayman.cli.rse import rse
 from drayman.cli.serve import serve_command
+from drayman.cli.user import user
 from drayman.cli.worker import worker
 
 
@@ -23,6 +28,13 @@ def drayman() -> None:
 drayman.add_command(serve_command)
 drayman.add_command(worker)
 drayman.add_command(demo)
+drayman.add_command(login)
+drayman.add_command(logout)
+drayman.add_command(whoami)
+drayman.add_command(user)
+drayman.add_command(role)
+drayman.add_command(project)
+drayman.add_command(rse)
 
 
 def run() -> None:
@@ -31,6 +43,9 @@ def run() -> None:
         drayman(prog_name="drayman", standalone_mode=False)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
+    except click.UsageError as error:
+        click.echo(f"drayman: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -68,8 +68,8 @@ def run(
     """Take files of a project and run CMD on each, without a shell; without CMD, compute the SHA-256.
 
     In CMD, {file} stands for the file's path (or URL, or name), and {did} {namespace} {name} {url} {project} {handle} {attempt} {worker}
-    for what they say. Exit code 0 = done, any other = failed, and tried again unless it is a --final-code. On Ctrl-C or SIGTERM files in hand
-    are finished; on the second one they are given back. Exit code 0 if every file of this worker was done.
+    for what they say. Exit code 0 = done, any other = failed, and tried again unless it is a --final-code. On Ctrl-C or SIGTERM files in
+    hand are finished; on the second one they are given back. Exit code 0 if every file of this worker was done.
     """
     name = worker_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     action = command(words, final_codes=final_codes) if words else checksum

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,6 +59,15 @@ class AuthInfo:
     roles: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What auth stores of a password: `ha1` of RFC 7616 in lower-case hex; `algorithm` is `SHA-256` or `MD5`."""
+
+    algorithm: str
+    realm: str
+    ha1: str = field(repr=False)
+
+
 class AuthClient(Client):
     """Logs in, and administers users and roles. Methods raise DraymanError."""
 
@@ -112,11 +121,12 @@ class AuthClient(Client):
         create_roles: bool = False,
         full_name: str = "",
         email: str = "",
+        secrets: Sequence[Secret] = (),
     ) -> User:
-        """Add a user. For administrators."""
+        """Add a user, with a password, or with secrets of another system, or with neither: no password login then. For administrators."""
         request = user_pb.CreateUserRequest(
             username=username,
-            secrets=[await self._secret(username, password)] if password is not None else [],
+            secrets=await self._secrets(username, password, secrets),
             admin=admin,
             roles=roles,
             create_roles=create_roles,
@@ -159,9 +169,14 @@ class AuthClient(Client):
         """Remove a user. For administrators."""
         await self._call(self._users.DeleteUser, user_pb.DeleteUserRequest(username=username))
 
-    async def set_password(self, username: str, password: str) -> None:
-        """Change one's own password, or anybody's for administrators. Its hash travels, so use TLS beyond loopback."""
-        request = user_pb.SetPasswordRequest(username=username, secrets=[await self._secret(username, password)])
+    async def set_password(self, username: str, password: str | None = None, *, secrets: Sequence[Secret] = ()) -> None:
+        """Change one's own password, or anybody's for administrators. Its hash travels, so use TLS beyond loopback.
+
+        `secrets` of another system stand for a password. With neither there is no password login any more.
+        """
+        request = user_pb.SetPasswordRequest(
+            username=username, secrets=await self._secrets(username, password, secrets)
+        )
         await self._call(self._users.SetPassword, request)
 
     async def create_role(self, name: str, members: Sequence[str] = ()) -> Role:
@@ -194,9 +209,14 @@ class AuthClient(Client):
         )
         return challenge
 
-    async def _secret(self, username: str, password: str) -> user_pb.DigestSecret:
-        realm = (await self._challenge(username)).realm
-        return user_pb.DigestSecret(algorithm="SHA-256", realm=realm, ha1=digest.ha1(username, realm, password))
+    async def _secrets(
+        self, username: str, password: str | None, secrets: Sequence[Secret]
+    ) -> list[user_pb.DigestSecret]:
+        made = list(secrets)
+        if password is not None:
+            realm = (await self._challenge(username)).realm
+            made.append(Secret("SHA-256", realm, digest.ha1(username, realm, password)))
+        return [user_pb.DigestSecret(algorithm=each.algorithm, realm=each.realm, ha1=each.ha1) for each in made]
 
 
 def _session(message: auth_pb.SessionToken, token: str) -> Session:

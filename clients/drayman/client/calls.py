@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -54,6 +55,31 @@ class Client:
             return await method(request, metadata=self.credentials.metadata(), timeout=timeout or self._timeout)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+
+    async def _send(self, method: Any, requests: AsyncIterator[Any]) -> Any:
+        """Make one call with a stream of requests. What `requests` raises is raised here: gRPC would call it a cancellation."""
+        problem: Exception | None = None
+
+        async def guarded() -> AsyncIterator[Any]:
+            nonlocal problem
+            try:
+                async for request in requests:
+                    yield request
+            except Exception as error:
+                problem = error
+                raise
+
+        call = method(guarded(), metadata=self.credentials.metadata())
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise problem or from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            if problem is None:
+                raise
+            raise problem from None
+        finally:
+            call.cancel()
 
     @asynccontextmanager
     async def _stream(self, method: Any, request: Any) -> AsyncIterator[AsyncIterator[Any]]:

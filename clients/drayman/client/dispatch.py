@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
-import grpc
 import grpc.aio
 
-from drayman.client.errors import from_rpc_error
 from drayman.client.files import (
     File,
     Handle,
@@ -74,13 +72,7 @@ class DispatchClient(WorkingCalls):
             spec.worker_timeout.CopyFrom(duration(worker_timeout))
         if idle_timeout is not None:
             spec.idle_timeout.CopyFrom(duration(idle_timeout))
-        call = self._projects.CreateProject(_creation(spec, files), metadata=self.credentials.metadata())
-        try:
-            return project_of((await call).project)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        finally:
-            call.cancel()
+        return project_of((await self._send(self._projects.CreateProject, _creation(spec, files))).project)
 
     async def copy_project(
         self,
@@ -209,13 +201,7 @@ class DispatchClient(WorkingCalls):
         self, upserts: Iterable[Replica] = (), deletes: Iterable[Replica] = ()
     ) -> tuple[int, int]:
         """Add, change and remove any number of replicas; returns how many were written and removed. For administrators."""
-        call = self._storage.UpdateReplicas(_changes(upserts, deletes), metadata=self.credentials.metadata())
-        try:
-            reply = await call
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        finally:
-            call.cancel()
+        reply = await self._send(self._storage.UpdateReplicas, _changes(upserts, deletes))
         return reply.upserted, reply.deleted
 
     async def replicas(self, files: Iterable[File]) -> list[Replica]:

@@ -79,9 +79,9 @@ def choose_account(folder: Path, postgres: Path) -> Account:
 def possible_accounts(uid: int, owner: int) -> list[Account]:
     """Return the accounts to try, best first, for a process of `uid` and a folder that belongs to `owner`.
 
-    An ordinary user's PostgreSQL runs as that user. Root starts it as the folder's owner, so that nobody loses their files; in a folder of root's
-    own it runs as root in a user namespace, where it takes itself for `nobody` and no file changes hands, or else as `nobody` indeed.
-    A uid without a name borrows one in a namespace likewise.
+    An ordinary user's PostgreSQL runs as that user. Root starts it as the folder's owner, so that nobody loses their files; in a folder
+    of root's own it runs as root in a user namespace, where it takes itself for `nobody` and no file changes hands, or else as `nobody`
+    indeed. A uid without a name borrows one in a namespace likewise.
     """
     if uid == 0 and owner != 0:
         entry = _entry(owner)

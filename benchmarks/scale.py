@@ -1,0 +1,64 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Sizes of one run of the benchmarks. Spans in seconds."""
+
+    rounds: int
+    workers: int = 32  # tasks in each client process
+    files: int  # in one run of one contender for the throughput
+    warm_up: int  # files that are worked on before anything is measured
+    small: int  # files of the small project; as many are taken from the big one at a time
+    big: int
+    slices: int  # pairs of a small project and a slice of the big one, in a round
+    skip: int  # files of the big one that are finished before "late"
+    wakes: int  # in all rounds together
+    create: int  # files of a created project
+    parked: int  # streams
+    parked_clients: int
+    settle: float  # until what the opening of the streams left to do is done
+    rest: float  # how long the parked streams are watched
+
+    def __post_init__(self) -> None:
+        slices = 2 * (self.rounds * self.slices + 1)  # early and late, with a warm-up each
+        if slices * self.small + self.skip > self.big:
+            raise ValueError(f"{self.rounds} rounds need more files than the big project's {self.big:,}")
+
+
+FULL = Scale(
+    rounds=5,
+    files=20_000,
+    warm_up=2_000,
+    small=1_000,
+    big=1_000_000,
+    slices=10,
+    skip=500_000,
+    wakes=200,
+    create=200_000,
+    parked=5_000,
+    parked_clients=4,
+    settle=2.0,
+    rest=10.0,
+)
+
+#: Shows that everything runs, and nothing else.
+QUICK = Scale(
+    rounds=2,
+    files=1_000,
+    warm_up=200,
+    small=200,
+    big=20_000,
+    slices=2,
+    skip=10_000,
+    wakes=20,
+    create=20_000,
+    parked=200,
+    parked_clients=2,
+    settle=0.5,
+    rest=2.0,
+)
