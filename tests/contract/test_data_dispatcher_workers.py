@@ -308,23 +308,3 @@ def test_a_waiting_worker_survives_a_restart(
     assert isinstance(file, dict), file
     assert (file["worker_id"], file["attempts"]) == ("second", 2)
     assert second.file_done(number, file)["state"] == "done"
-
-
-def test_closing_ends_a_wait(stack: LocalStack, ann: DataDispatcherClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    number = ann.create_project(["n:a"], project_attributes=VIRTUAL)["project_id"]
-    held(ann.next_file(number, timeout=5))
-    other = DataDispatcherClient(stack.url, token=ann.Token, worker_id="other")
-    other.version()
-    begun = threading.Event()
-    hear = other._hear
-
-    def telling(request: Any, deadline: float) -> Any:
-        begun.set()
-        return hear(request, deadline)
-
-    monkeypatch.setattr(other, "_hear", telling)
-    waiting = Later(lambda: other.next_file(number))
-    assert begun.wait(10)
-    other.close()
-    assert isinstance(waiting.result, APIError | ValueError), "cancelled, or not even begun"
-    assert other.version()

@@ -18,8 +18,13 @@ from drayman.cli.output import Failure, print_table
     "--data-dir", type=click.Path(path_type=Path), help="Where the embedded PostgreSQL and the first credentials live."
 )
 @click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 picks a free one.")
+@click.option(
+    "--until-eof", is_flag=True, help="End when standard input does, for a program that starts its own server."
+)
 @click.option("--print-config", is_flag=True, help="Print all settings with their variables, and end.")
-def serve_command(services: tuple[str, ...], data_dir: Path | None, listen: str | None, print_config: bool) -> None:
+def serve_command(
+    services: tuple[str, ...], data_dir: Path | None, listen: str | None, until_eof: bool, print_config: bool
+) -> None:
     """Run SERVICEs (default: all) until SIGTERM or Ctrl-C.
 
     Prints one line when calls are answered. Without DRAYMAN_DATABASE_URL it starts a PostgreSQL of its own in the data directory. Every
@@ -46,6 +51,6 @@ def serve_command(services: tuple[str, ...], data_dir: Path | None, listen: str 
             sys.stdout.flush()
 
     try:
-        asyncio.run(run(settings, services, ready))
+        asyncio.run(run(settings, services, ready, until_eof=until_eof))
     except StartError as error:
         raise Failure(str(error)) from error

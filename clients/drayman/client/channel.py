@@ -14,10 +14,11 @@ import grpc.aio
 DEFAULT_URL = "grpc://127.0.0.1:8600"
 DEFAULT_PORT = 8600
 
+_DISPATCH = "drayman.dispatch.v1"
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    # UNAVAILABLE is the one code after which every call of ours may be sent again: calls that a replay would harm carry a request id.
     "methodConfig": [
+        # UNAVAILABLE is the one code after which every call of ours may be sent again: calls that a replay would harm carry a request id.
         {
             "name": [{}],
             "retryPolicy": {
@@ -27,7 +28,18 @@ _SERVICE_CONFIG = {
                 "backoffMultiplier": 2.5,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
-        }
+        },
+        # Not streams: one that is repeated while its server shuts down can be lost inside gRPC (1.85), so that it neither ends nor minds
+        # its deadline. Who waits for files repeats the wish; other streams are the caller's to repeat.
+        {
+            "name": [
+                {"service": f"{_DISPATCH}.HandleService", "method": "NextFile"},
+                {"service": f"{_DISPATCH}.HandleService", "method": "ListReserved"},
+                {"service": f"{_DISPATCH}.ProjectService", "method": "CreateProject"},
+                {"service": f"{_DISPATCH}.ProjectService", "method": "ListHandles"},
+                {"service": f"{_DISPATCH}.StorageService", "method": "UpdateReplicas"},
+            ],
+        },
     ],
 }
 _OPTIONS: list[tuple[str, int | str]] = [
@@ -36,7 +48,6 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.enable_retries", 1),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # A service that was restarted is found again soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -86,13 +97,19 @@ def open_channel(url: str | None = None, *, root_certificates: bytes | None = No
     return grpc.aio.insecure_channel(address.target, options=_OPTIONS)
 
 
-def open_sync_channel(url: str | None = None, *, root_certificates: bytes | None = None) -> grpc.Channel:
-    """Open a channel for threads; it connects with the first call. `root_certificates` (PEM) replace the system's. Raises UrlError."""
-    address = parse_url(url)
+def open_sync_channel(
+    url: str | Address | None = None, *, root_certificates: bytes | None = None, retries: bool = True
+) -> grpc.Channel:
+    """Open a channel for threads; it connects with the first call.
+
+    `root_certificates` (PEM) replace the system's. Without `retries` the caller repeats calls, gRPC does not. Raises UrlError.
+    """
+    address = url if isinstance(url, Address) else parse_url(url)
+    options = _OPTIONS if retries else [*_OPTIONS, ("grpc.enable_retries", 0)]
     if address.tls:
         credentials = grpc.ssl_channel_credentials(root_certificates or _roots())
-        return grpc.secure_channel(address.target, credentials, options=_OPTIONS)
-    return grpc.insecure_channel(address.target, options=_OPTIONS)
+        return grpc.secure_channel(address.target, credentials, options=options)
+    return grpc.insecure_channel(address.target, options=options)
 
 
 def _roots() -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import grpc.aio
 
@@ -67,7 +68,9 @@ class DispatchClient(WorkingCalls):
 
         With the attribute `virtual` true its files need no replicas.
         """
-        spec = project_pb.ProjectSpec(attributes_json=to_json(attributes or {}), query=query, users=users, roles=roles)
+        spec = project_pb.ProjectSpec(
+            attributes_json=to_json(attributes or {}), query=query, users=users, roles=roles, request_id=str(uuid4())
+        )
         if worker_timeout is not None:
             spec.worker_timeout.CopyFrom(duration(worker_timeout))
         if idle_timeout is not None:
@@ -86,6 +89,7 @@ class DispatchClient(WorkingCalls):
             project_id=project_id,
             project_attributes_json=to_json(project_attributes or {}),
             file_attributes_json=to_json(file_attributes or {}),
+            request_id=str(uuid4()),
         )
         return project_of((await self._call(self._projects.CopyProject, request)).project)
 

@@ -72,7 +72,7 @@ class OverloadedError(DraymanError):
 
 
 class UnavailableError(DraymanError):
-    """UNAVAILABLE: no service answers, after all retries."""
+    """UNAVAILABLE, or CANCELLED by the other side: no service answers, after all retries."""
 
 
 class DeadlineError(DraymanError):
@@ -98,6 +98,8 @@ _CLASSES: Mapping[grpc.StatusCode, type[DraymanError]] = {
     grpc.StatusCode.ABORTED: PreconditionError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    # a call that was on its way to a server that shut down; one that its caller cancels raises CancelledError instead
+    grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
     grpc.StatusCode.UNIMPLEMENTED: NotOfferedError,
     grpc.StatusCode.INTERNAL: ServiceDefectError,

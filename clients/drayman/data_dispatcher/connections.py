@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from drayman.client import channel
-from drayman.client.channel import Address, UrlError, parse_url
+from drayman.client.channel import Address, UrlError, open_sync_channel, parse_url
 
 _Stub = TypeVar("_Stub")
 
@@ -36,7 +35,8 @@ class Connections:
             if key not in self._stubs:
                 address = parse_url(url)  # with or without /auth it is one place
                 if address not in self._channels:
-                    self._channels[address] = _open(address)
+                    # calls are repeated by us, with the documented budget
+                    self._channels[address] = open_sync_channel(address, retries=False)
                 self._stubs[key] = kind(self._channels[address])
             stub: _Stub = self._stubs[key]
             return stub
@@ -51,23 +51,9 @@ class Connections:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._channels: dict[object, grpc.Channel] = {}
+        self._channels: dict[Address, grpc.Channel] = {}
         self._stubs: dict[tuple[object, str], Any] = {}
 
     def __reduce__(self) -> tuple[type[Connections], tuple[()]]:
         # a client may be sent to a worker process: it connects there
         return Connections, ()
-
-
-def _open(address: Address) -> grpc.Channel:
-    """Open a channel like everybody's, but for gRPC's own retries: calls are repeated here, with their budget.
-
-    And must be: a stream that such a retry policy repeats while its server shuts down can be lost inside gRPC (1.85), so that it neither
-    ends nor minds its deadline.
-    """
-    shared = channel._OPTIONS  # noqa: SLF001 - the same options, less one
-    options = [("grpc.enable_retries", 0), *(option for option in shared if option[0] != "grpc.enable_retries")]
-    if address.tls:
-        roots = channel._roots()  # noqa: SLF001 - the same authorities
-        return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(roots), options=options)
-    return grpc.insecure_channel(address.target, options=options)

@@ -4,7 +4,6 @@ Data Dispatcher, sections 1 and 4 of its behaviour.
 """
 
 # the mirrored interface takes its many arguments by position
-# ruff: noqa: PLR0917
 
 from __future__ import annotations
 
@@ -92,7 +91,7 @@ class ClientCore:
         return self._sources.library
 
     def close(self) -> None:
-        """Close the connection, if any is open. The client stays usable: the next call opens one."""
+        """Close the connection, if any is open; calls in progress in other threads fail. The next call opens one again."""
         self._connections.close()
 
     def retry_request(self, method: str, url: str, timeout: float | None = None, **args: Any) -> NoReturn:
@@ -191,7 +190,7 @@ def _passing(error: DraymanError) -> bool:
     """Whether the same call may be answered later."""
     if error.code is grpc.StatusCode.CANCELLED:
         # a server that shuts down drops so what it has not begun; the other one who may be is us, by `close` in another thread
-        return error.message != _CLOSED_HERE
+        return _CLOSED_HERE not in error.message
     return isinstance(error, UnavailableError) or (isinstance(error, OverloadedError) and error.reason == "OVERLOADED")
 
 

@@ -4,12 +4,12 @@ Data Dispatcher, sections 2.1 and 2.3 of its behaviour.
 """
 
 # the mirrored interface takes its many arguments by position
-# ruff: noqa: PLR0917
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from drayman.data_dispatcher import arguments, shapes
 from drayman.data_dispatcher.arguments import FileName, ProjectId, Span
@@ -57,6 +57,7 @@ class ProjectCalls(ClientCore):
             idle_timeout=arguments.span(idle_timeout),
             users=list(users),
             roles=list(roles),
+            request_id=str(uuid4()),
         )
         reply = self._call(self._projects().CreateProject, [pb.CreateProjectRequest(spec=spec), *parts])
         return self._with_handles(reply.project)
@@ -85,6 +86,7 @@ class ProjectCalls(ClientCore):
             file_attributes_json=arguments.json_object(common_attributes),
             worker_timeout=arguments.span_change(worker_timeout),
             idle_timeout=arguments.span_change(idle_timeout),
+            request_id=str(uuid4()),
         )
         try:
             reply = self._call(self._projects().CopyProject, request)

@@ -4,7 +4,6 @@ Data Dispatcher, sections 2.3, 2.4 and 8 of its behaviour. `add_replicas` and `s
 """
 
 # the mirrored interface takes its many arguments by position
-# ruff: noqa: PLR0917
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ class ServiceProcess:
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "drayman", "serve", *arguments],
-                stdin=subprocess.DEVNULL,
+                # whatever becomes of us, the end of its standard input ends it
+                [sys.executable, "-m", "drayman", "serve", "--until-eof", *arguments],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=ours | dict(environment),
@@ -71,11 +72,13 @@ class ServiceProcess:
         """SIGKILL it and wait until it is gone."""
         self._process.kill()
         self._process.wait()
+        self._close()
 
     def log_tail(self, lines: int = 15) -> str:
         """Return the last lines of its log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def _close(self) -> None:
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
@@ -35,8 +37,13 @@ class StartError(Exception):
     """The process cannot serve; the text says why and what would help."""
 
 
-async def serve(settings: Settings, services: Sequence[str], ready: Callable[[str], None]) -> None:
-    """Run services until SIGTERM or SIGINT; `ready` is called with the URL once calls are answered. Raises StartError."""
+async def serve(
+    settings: Settings, services: Sequence[str], ready: Callable[[str], None], *, until_eof: bool = False
+) -> None:
+    """Run services until SIGTERM or SIGINT (or, with `until_eof`, the end of standard input).
+
+    `ready` is called with the URL once calls are answered. Raises StartError.
+    """
     unknown = [name for name in services if name not in ROOMS]
     if unknown:
         raise StartError(f"no service {', '.join(unknown)}: there are {', '.join(ROOMS)}")
@@ -45,6 +52,8 @@ async def serve(settings: Settings, services: Sequence[str], ready: Callable[[st
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if until_eof:
+        loop.add_reader(sys.stdin, _heed_end_of_input, loop, stop)
     try:
         async with AsyncExitStack() as stack:
             await _run(settings, list(services) or list(ROOMS), ready, stop, stack)
@@ -54,6 +63,12 @@ async def serve(settings: Settings, services: Sequence[str], ready: Callable[[st
         raise StartError(f"the database refuses: {error}") from error
     except (OSError, asyncpg.InterfaceError) as error:
         raise StartError(str(error) or type(error).__name__) from error
+
+
+def _heed_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 1024):
+        loop.remove_reader(sys.stdin)
+        stop.set()
 
 
 async def _run(

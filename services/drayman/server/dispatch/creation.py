@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
 from drayman.dispatch.v1 import project_service_pb2 as pb
 from drayman.server.dispatch import attributes
+from drayman.server.dispatch.did import check_did
 from drayman.server.dispatch.store import SQL
 from drayman.server.platform.errors import Refusal, invalid
 
@@ -37,6 +39,7 @@ class Rules:
     idle_timeout: float | None
     users: Sequence[str] = ()
     roles: Sequence[str] = ()
+    request_id: UUID | None = None
 
 
 class Creator:
@@ -46,9 +49,11 @@ class Creator:
         self._pool = pool
 
     async def create(self, rules: Rules, requests: AsyncIterator[pb.CreateProjectRequest]) -> int:
-        """Store a project and the files that arrive; returns its id."""
+        """Store a project and the files that arrive; returns its id. A repeated request gets the project of the first time."""
         async with self._pool.acquire() as connection, connection.transaction():
             project_id, virtual = await _insert_project(connection, rules)
+            if project_id is None:
+                return await _made_before(connection, rules)
             intake = FileIntake(project_id, requests)
             await _copy_files(connection, intake.rows())
             await _insert_handles(connection, project_id, virtual, intake.count)
@@ -58,6 +63,8 @@ class Creator:
         """Store a project with the files of another one, `file_attributes` laid over each file's; returns its id."""
         async with self._pool.acquire() as connection, connection.transaction():
             project_id, virtual = await _insert_project(connection, rules)
+            if project_id is None:
+                return await _made_before(connection, rules)
             if attributes.members(file_attributes or "{}"):
                 count = await _copy_overlaid(connection, original_id, project_id, file_attributes)
             else:
@@ -101,11 +108,7 @@ class FileIntake:
             number += 1
             did, text = file.did, file.attributes_json
             namespace, name = did.namespace, did.name
-            if "\x00" in name or "\x00" in namespace or not name:
-                raise invalid(
-                    f"files[{number - 1}].did",
-                    f"file {number}: {namespace + ':' + name!r} is no DID: a name is needed, without NUL",
-                )
+            check_did(namespace, name, f"files[{number - 1}].did", f"file {number}")
             if text:
                 check_attributes(text, "files.attributes_json", f"file {number} ({namespace}:{name})")
             rows.append((project_id, number, namespace, name, text or "{}"))
@@ -135,10 +138,17 @@ def _incomplete(message: str) -> Refusal:
     return Refusal("INCOMPLETE_FILE_LIST", f"incomplete file list: {message}")
 
 
-async def _insert_project(connection: Any, rules: Rules) -> tuple[int, bool]:
+async def _made_before(connection: Any, rules: Rules) -> int:
+    # The insert waited for the first call's transaction: it is there.
+    project_id: int = await connection.fetchval(SQL["project_of_request"], rules.owner, rules.request_id)
+    return project_id
+
+
+async def _insert_project(connection: Any, rules: Rules) -> tuple[int | None, bool]:
+    """Insert the project's row; None if there is one of the same request."""
     found = attributes.parse(rules.attributes)
     virtual = attributes.is_virtual(found)
-    project_id: int = await connection.fetchval(
+    project_id: int | None = await connection.fetchval(
         SQL["insert_project"],
         rules.owner,
         rules.attributes or "{}",
@@ -150,6 +160,7 @@ async def _insert_project(connection: Any, rules: Rules) -> tuple[int, bool]:
         rules.idle_timeout,
         sorted(set(rules.users)),
         sorted(set(rules.roles)),
+        rules.request_id,
     )
     return project_id, virtual
 

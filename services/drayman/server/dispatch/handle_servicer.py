@@ -22,6 +22,7 @@ from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal, invalid
 
 _MOST = 1000
+#: Bytes; it is the key of an index.
 _LONGEST_WORKER_ID = 1000
 
 _OUTCOMES = {
@@ -53,7 +54,7 @@ class HandleServicer:
     async def NextFile(self, request: pb.NextFileRequest, call: Call) -> None:
         """Wait for a file; the stream ends with what came of it."""
         queue, standing = await self._work_on(request.project_id, request.worker_id, call)
-        request_id = _request_id(request.request_id)
+        request_id = messages.request_uuid(request.request_id)
         if request_id is not None and (request.resend or call.is_retry()):
             rows = await self._store.redeliver(request.project_id, request.worker_id, request_id)
             if rows:
@@ -81,7 +82,7 @@ class HandleServicer:
         if not 0 <= request.max_files <= _MOST:
             raise invalid("max_files", f"max_files {request.max_files}: expected 1 to {_MOST}, or 0 for 1")
         queue, standing = await self._work_on(request.project_id, request.worker_id, call)
-        request_id = _request_id(request.request_id)
+        request_id = messages.request_uuid(request.request_id)
         if request_id is not None and (request.resend or call.is_retry()):
             rows = await self._store.redeliver(request.project_id, request.worker_id, request_id)
             if rows:
@@ -137,7 +138,7 @@ class HandleServicer:
         if len(request.reports) > _MOST:
             raise invalid("reports", f"{len(request.reports)} reports in one request: at most {_MOST}")
         await self._work_on(request.project_id, request.worker_id, call)
-        request_id = _request_id(request.request_id)
+        request_id = messages.request_uuid(request.request_id)
         handle_ids = await self._handle_ids(request)
         said: list[Said] = [
             (handle_id, report.attempt, 0, request.worker_id, _outcome(report), request_id, report.code, report.message)
@@ -176,14 +177,26 @@ class HandleServicer:
                     raise invalid(f"reports[{number}]", "neither handle_id nor did is given")
                 dids.append((report.did.namespace, report.did.name))
         found = await self._store.find_handles(request.project_id, list(set(dids))) if dids else {}
-        return [report.handle_id or found.get((report.did.namespace, report.did.name), 0) for report in request.reports]
+        handle_ids = [
+            report.handle_id or found.get((report.did.namespace, report.did.name), 0) for report in request.reports
+        ]
+        if len(handle_ids) > 1:
+            _refuse_repetition(handle_ids)
+        return handle_ids
 
     async def _handles_after(
         self, request: pb.ReportRequest, settled: Sequence[Settled]
     ) -> dict[int, project_pb2.Handle]:
         handle_ids = [one.row["handle_id"] for one in settled if one.row is not None]
         rows = await self._store.handles_by_id(request.project_id, handle_ids)
-        return {row["handle_id"]: messages.handle(request.project_id, row) for row in rows}
+        # as they were right after the report: by now somebody else may have them
+        after = {one.row["handle_id"]: one.row for one in settled if one.row is not None}
+        return {
+            row["handle_id"]: messages.handle(
+                request.project_id, dict(row) | dict(after[row["handle_id"]]) | {"worker_id": None, "lease_until": None}
+            )
+            for row in rows
+        }
 
     async def RenewLease(self, request: pb.RenewLeaseRequest, call: Call) -> pb.RenewLeaseResponse:
         """Extend leases."""
@@ -232,9 +245,9 @@ class HandleServicer:
 
     async def _work_on(self, project_id: int, worker_id: str, call: Call) -> tuple[ProjectQueue, Standing]:
         """Return the project's queue if the caller may work on it."""
-        if not worker_id or len(worker_id) > _LONGEST_WORKER_ID or "\x00" in worker_id:
+        if not worker_id or "\x00" in worker_id or len(worker_id.encode()) > _LONGEST_WORKER_ID:
             raise invalid(
-                "worker_id", f"worker_id {worker_id[:80]!r}: expected 1 to {_LONGEST_WORKER_ID} characters without NUL"
+                "worker_id", f"worker_id {worker_id[:80]!r}: expected 1 to {_LONGEST_WORKER_ID} bytes without NUL"
             )
         queue = self._reserver.queue(project_id)
         standing = await queue.standing()
@@ -301,6 +314,15 @@ class _Wait:
         return wish.result
 
 
+def _refuse_repetition(handle_ids: Sequence[int]) -> None:
+    seen: set[int] = set()
+    for number, handle_id in enumerate(handle_ids):
+        if handle_id in seen:
+            raise invalid(f"reports[{number}].handle_id", f"handle {handle_id} is reported twice in one request")
+        if handle_id:
+            seen.add(handle_id)
+
+
 def _ended(result: Ended) -> pb.ProjectEnded:
     return pb.ProjectEnded(state=messages.PROJECT_STATE[result.state])
 
@@ -318,15 +340,6 @@ def _span(request: Any, field: str) -> float | None:
     if value < 0:
         raise invalid(field, f"{field} of {value:g} s is negative")
     return value
-
-
-def _request_id(text: str) -> UUID | None:
-    if not text:
-        return None
-    try:
-        return UUID(text)
-    except ValueError as error:
-        raise invalid("request_id", f"request_id {text[:80]!r} is not a UUID") from error
 
 
 def _outcome(report: pb.FileReport) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +17,7 @@ from drayman.server.dispatch.attributes import with_timeouts
 from drayman.server.dispatch.proximity import nearness
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.storage_map import StorageMap
+from drayman.server.platform.errors import invalid
 
 PROJECT_STATE: Mapping[str, pb.ProjectState] = {
     "active": pb.PROJECT_STATE_ACTIVE,
@@ -57,6 +59,16 @@ def duration(seconds: float | None) -> Duration | None:
 def seconds(message: Duration) -> float:
     """Turn a message into seconds."""
     return message.seconds + message.nanos / 1e9
+
+
+def request_uuid(text: str, field: str = "request_id") -> UUID | None:
+    """Read the id that names a call; None if it has none. Raises Refusal."""
+    if not text:
+        return None
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise invalid(field, f"{field} {text[:80]!r} is not a UUID") from error
 
 
 def project(row: Row) -> pb.Project:

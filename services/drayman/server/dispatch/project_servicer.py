@@ -59,6 +59,7 @@ class ProjectServicer:
             _span(spec.idle_timeout, "spec.idle_timeout"),
             spec.users,
             spec.roles,
+            messages.request_uuid(spec.request_id, "spec.request_id"),
         )
         project_id = await self._creator.create(rules, requests)
         return pb.CreateProjectResponse(project=messages.project(await self._project(project_id)))
@@ -74,6 +75,7 @@ class ProjectServicer:
             original["query"],
             _changed(request, "worker_timeout", original["worker_timeout"]),
             _changed(request, "idle_timeout", original["idle_timeout"]),
+            request_id=messages.request_uuid(request.request_id, "request_id"),
         )
         project_id = await self._creator.copy(request.project_id, rules, request.file_attributes_json)
         return pb.CopyProjectResponse(project=messages.project(await self._project(project_id)))

@@ -252,9 +252,14 @@ SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhreli
 
 -- name: insert_project
 INSERT INTO dispatch.project
-       (owner, attributes, facts, query, virtual, retry_on_timeout, worker_timeout, idle_timeout, users, roles)
-VALUES ($1, $2, $3::jsonb, $4, $5, $6, $7, $8, $9, $10)
+       (owner, attributes, facts, query, virtual, retry_on_timeout, worker_timeout, idle_timeout, users, roles, request_id)
+VALUES ($1, $2, $3::jsonb, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT DO NOTHING
 RETURNING project_id;
+
+-- name: project_of_request
+-- project_by_request
+SELECT project_id FROM dispatch.project WHERE owner = $1 AND request_id = $2;
 
 -- name: insert_handles
 -- A handle for each file, where the file's replicas are now.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from drayman.dispatch.v1 import project_pb2
+from drayman.server.dispatch.did import check_did
 from drayman.server.dispatch.store import SQL, Row, Store
 from drayman.server.platform.errors import Refusal, invalid
 
@@ -71,10 +72,11 @@ class ReplicaBook:
         if len(upserts) + len(deletes) > _MOST:
             raise invalid("upserts", f"{len(upserts) + len(deletes)} replicas in one message: at most {_MOST}")
         for replica in (*upserts, *deletes):
-            texts = (replica.did.namespace, replica.did.name, replica.path, *replica.urls)
-            if not replica.did.name or any("\x00" in text for text in texts):
-                did = f"{replica.did.namespace}:{replica.did.name}"
-                raise invalid("did", f"replica of {did!r} at {replica.rse}: a name is needed, and no NUL anywhere")
+            check_did(replica.did.namespace, replica.did.name, "did", f"replica at {replica.rse[:80]!r}")
+            if any("\x00" in text for text in (replica.path, replica.rse, *replica.urls)):
+                raise invalid(
+                    "urls", f"replica of {replica.did.namespace}:{replica.did.name}: NUL in its path, RSE or URLs"
+                )
         names = sorted({replica.rse for replica in upserts})
         unknown = await self._store.unknown_rses(names)
         if unknown:

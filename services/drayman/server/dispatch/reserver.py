@@ -280,6 +280,7 @@ class ProjectQueue:
             elif wish.withdrawn:
                 self._reserver.give_back(self.project_id, wish, rows)
             else:
+                rows.sort(key=_place)  # best first, as the wish was allotted
                 wish.resolve(Given(rows))
 
     async def _mind_the_empty_handed(
@@ -352,6 +353,11 @@ class ProjectQueue:
     def _put_first(self, wish: Wish) -> None:
         self._put(wish)
         self._wishes[wish.cpu_site].move_to_end(wish.number, last=False)
+
+
+def _place(row: Row) -> int:
+    place: int = row["place"]
+    return place
 
 
 def _limited(wants: Iterator[int], room: int) -> Iterator[int]:

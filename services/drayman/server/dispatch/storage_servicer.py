@@ -105,8 +105,9 @@ class StorageServicer:
     async def UpdateProximity(self, request: pb.UpdateProximityRequest, _call: Call) -> pb.UpdateProximityResponse:
         """Change the proximity map."""
         for entry in (*request.upserts, *request.deletes):
-            if not entry.cpu_site or not entry.rse or "\x00" in entry.cpu_site + entry.rse:
-                raise invalid("upserts", f"proximity of {entry.cpu_site!r} to {entry.rse!r}: both names are needed")
+            for name in (entry.cpu_site, entry.rse):
+                if not name or "\x00" in name or len(name) > 255:
+                    raise invalid("upserts", f"proximity: {name[:80]!r}: expected 1 to 255 characters without NUL")
         upserts = list({(e.cpu_site, e.rse): (e.cpu_site, e.rse, e.proximity) for e in request.upserts}.values())
         await self._store.change_proximities(upserts, [(e.cpu_site, e.rse) for e in request.deletes])
         await self._reserver.storage_changed()

@@ -94,6 +94,11 @@ class Dispatcher(grpc.GenericRpcHandler):
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self.access: dict[str, Access] = {}
 
+    @property
+    def running(self) -> int:
+        """Calls in progress."""
+        return self._running
+
     def add(self, service: Service) -> None:
         """Declare a service. Raises ValueError if an RPC is not in its access table or has no method, or the table names one too many."""
         names = {method.name for method in service.descriptor.methods}
@@ -217,23 +222,34 @@ async def _refuse(context: grpc.aio.ServicerContext[Any, Any], path: str, refusa
     raise AssertionError("abort always raises")
 
 
+#: What the database says of a value that it cannot take.
+_UNSTORABLE: Mapping[type[Exception], str] = {
+    asyncpg.CharacterNotInRepertoireError: "a text of the request contains NUL, which cannot be stored or looked for",
+    asyncpg.UntranslatableCharacterError: "a text of the request contains NUL, which cannot be stored or looked for",
+    asyncpg.ProgramLimitExceededError: "a value of the request is too large to be stored",
+}
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    OSError,
+    TimeoutError,
+)
+
+
 def _explain(error: Exception, path: str) -> Refusal:
     """Say what an unexpected exception means to the caller; what is our own defect is logged with an id to find it by."""
+    if type(error) in _UNSTORABLE:
+        return Refusal("INVALID_FIELD", _UNSTORABLE[type(error)])
     if isinstance(error, asyncpg.DiskFullError):
         return Refusal("UNAVAILABLE", "the database's disk is full; nothing was changed", retry_after=30.0)
-    if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError | ConnectionError | OSError):
-        return _database_away(error)
-    if isinstance(error, asyncpg.AdminShutdownError | asyncpg.CrashShutdownError | asyncpg.TooManyConnectionsError):
-        return _database_away(error)
-    if (isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)) or isinstance(error, TimeoutError):
-        return _database_away(error)
+    if isinstance(error, _AWAY) or (isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)):
+        log.warning("database away", error=str(error) or type(error).__name__)
+        return Refusal("UNAVAILABLE", "the database cannot be reached just now", retry_after=0.5)
     defect = uuid4().hex[:12]
     log.error("defect", exc_info=error, grpc_method=path, defect=defect)
     return Refusal(
         "DEFECT", f"a defect of the service; its log has the trace under {defect}", metadata={"defect": defect}
     )
-
-
-def _database_away(error: Exception) -> Refusal:
-    log.warning("database away", error=str(error) or type(error).__name__)
-    return Refusal("UNAVAILABLE", "the database cannot be reached just now", retry_after=0.5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 #: Entries that a client should put into one message of a stream; told by GetServerInfo.
 MAX_BATCH = 1000
+#: How often a drain looks whether calls are still running; and what they may take to send their answers' last bytes.
+_LAST_CALLS_SECONDS = 0.2
 
 
 def server_options(settings: Settings) -> list[tuple[str, Any]]:
@@ -63,6 +67,7 @@ class GrpcServer:
 
     def __init__(self, settings: Settings, dispatcher: Dispatcher, services: list[str]) -> None:
         self._settings = settings
+        self._dispatcher = dispatcher
         self._services = services
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=server_options(settings), maximum_concurrent_rpcs=None)
@@ -122,8 +127,18 @@ class GrpcServer:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, let running ones end for `grace` seconds, then cancel them."""
-        await self._server.stop(grace)
+        """Refuse new calls, let running ones end for `grace` seconds, then cancel them.
+
+        It waits no longer than our own calls run: one that arrived in the very moment may have been lost in gRPC, which would wait for it.
+        """
+        stopping = asyncio.create_task(self._server.stop(grace))
+        end = time.monotonic() + grace
+        while time.monotonic() < end and not stopping.done():
+            await asyncio.wait([stopping], timeout=_LAST_CALLS_SECONDS)
+            if not self._dispatcher.running:
+                break
+        await self._server.stop(0)
+        await stopping
 
     async def _set_health(self, status: Any) -> None:
         for name in ("", *self._services):

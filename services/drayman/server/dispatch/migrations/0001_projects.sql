@@ -21,10 +21,12 @@ CREATE TABLE dispatch.project (
     idle_timeout     double precision CHECK (idle_timeout > 0),   -- seconds
     users            text[] NOT NULL DEFAULT '{}',
     roles            text[] NOT NULL DEFAULT '{}',
+    request_id       uuid,                           -- of the call that made it: a retry of it gets the same project
     created_at       timestamptz NOT NULL DEFAULT now(),
     ended_at         timestamptz,
     CONSTRAINT ended_states_have_an_end CHECK ((ended_at IS NOT NULL) = (state IN ('done', 'failed', 'cancelled')))
 );
+CREATE UNIQUE INDEX project_by_request ON dispatch.project (owner, request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX project_by_owner ON dispatch.project (owner, project_id);
 CREATE INDEX project_by_state ON dispatch.project (state, project_id);
 CREATE INDEX project_by_facts ON dispatch.project USING gin (facts jsonb_path_ops);

@@ -1,0 +1,42 @@
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from drayman.client import DispatchClient, File, Project
+from drayman.testing import LocalStack
+
+MakeProject = Callable[..., Awaitable[Project]]
+
+
+@pytest.fixture(scope="session")
+def user(stack: LocalStack) -> str:
+    name = f"owner-{uuid4().hex[:8]}"
+    stack.add_user(name)
+    return name
+
+
+@pytest_asyncio.fixture(scope="session")
+async def dispatch(stack: LocalStack, user: str) -> AsyncIterator[DispatchClient]:
+    """Dispatch as an ordinary user."""
+    async with DispatchClient(stack.url, stack.token(user), timeout=30) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="session")
+async def admin(stack: LocalStack) -> AsyncIterator[DispatchClient]:
+    async with DispatchClient(stack.url, stack.token(stack.admin[0]), timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def make(dispatch: DispatchClient) -> MakeProject:
+    """Make a virtual project of so many files."""
+
+    async def make_project(count: int, **options: object) -> Project:
+        attributes = {"virtual": True} | dict(options.pop("attributes", {}))  # type: ignore[call-overload]
+        files = [File("ns", f"f{number:06d}") for number in range(count)]
+        return await dispatch.create_project(files, attributes=attributes, **options)  # type: ignore[arg-type]
+
+    return make_project
