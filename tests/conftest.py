@@ -21,9 +21,10 @@ def stack() -> Iterator[LocalStack]:
 
 @pytest.fixture
 def own_stack() -> Iterator[LocalStack]:
-    """A stack to kill."""
+    """A stack to kill. What its services log as defects is shown if the test fails."""
     with local_stack() as running:
         yield running
+        print(*(line for line in running.log.read_text().splitlines() if '"defect"' in line), sep="\n")
 
 
 @pytest.fixture(scope="session")

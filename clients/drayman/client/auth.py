@@ -71,17 +71,9 @@ class Secret:
 class AuthClient(Client):
     """Logs in, and administers users and roles. Methods raise DraymanError."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        channel: grpc.aio.Channel | None = None,
-        timeout: float = 300.0,
-    ) -> None:
-        super().__init__(url, token, channel=channel, timeout=timeout)
-        self._auth = auth_service_pb2_grpc.AuthServiceStub(self._channel)
-        self._users = user_service_pb2_grpc.UserServiceStub(self._channel)
+    def _bind(self, channel: grpc.aio.Channel) -> None:
+        self._auth = auth_service_pb2_grpc.AuthServiceStub(channel)
+        self._users = user_service_pb2_grpc.UserServiceStub(channel)
 
     async def login(self, username: str, password: str) -> Session:
         """Log in by password, which does not travel; calls of this client are the user's from then on."""

@@ -20,7 +20,8 @@ class Client:
     """Base of the asyncio clients. Use it in `async with`, or call `close`.
 
     `url` None = `DRAYMAN_URL`; `token` None = `DRAYMAN_TOKEN`, else the token library. `timeout` bounds each unary call, in seconds,
-    retries included. With `channel` it uses that one, and leaves it open.
+    retries included; `patience` how many seconds in a row a service may be away before a wait for a file, or a report, gives up. With
+    `channel` it uses that one, and leaves it open.
     """
 
     def __init__(
@@ -30,11 +31,17 @@ class Client:
         *,
         channel: grpc.aio.Channel | None = None,
         timeout: float = 300.0,
+        patience: float = 300.0,
     ) -> None:
         self.credentials = Credentials(url, token)
         self._own = channel is None
         self._channel = channel if channel is not None else open_channel(url)
         self._timeout = timeout
+        self._patience = patience
+        self._bind(self._channel)
+
+    def _bind(self, channel: grpc.aio.Channel) -> None:
+        """Make the stubs."""
 
     async def close(self) -> None:
         """Close the channel."""

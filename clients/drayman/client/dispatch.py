@@ -39,17 +39,10 @@ Files = Iterable[File] | AsyncIterable[File]
 class DispatchClient(WorkingCalls):
     """Projects, files, storage elements. Methods raise DraymanError."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        channel: grpc.aio.Channel | None = None,
-        timeout: float = 300.0,
-    ) -> None:
-        super().__init__(url, token, channel=channel, timeout=timeout)
-        self._projects = project_service_pb2_grpc.ProjectServiceStub(self._channel)
-        self._storage = storage_service_pb2_grpc.StorageServiceStub(self._channel)
+    def _bind(self, channel: grpc.aio.Channel) -> None:
+        super()._bind(channel)
+        self._projects = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self._storage = storage_service_pb2_grpc.StorageServiceStub(channel)
 
     # --- projects ----------------------------------------------------------------------------------------------------
 

@@ -40,21 +40,11 @@ class WorkingCalls(Client):
     """Calls of HandleService. Methods raise DraymanError.
 
     A wait for a file survives the loss of the service: it is asked again, with the same request id, so that a file that was reserved
-    just before is handed over and not lost. `patience` is how many seconds in a row a service may be away.
+    just before is handed over and not lost.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        channel: grpc.aio.Channel | None = None,
-        timeout: float = 300.0,
-        patience: float = 300.0,
-    ) -> None:
-        super().__init__(url, token, channel=channel, timeout=timeout)
-        self._handles = handle_service_pb2_grpc.HandleServiceStub(self._channel)
-        self._patience = patience
+    def _bind(self, channel: grpc.aio.Channel) -> None:
+        self._handles = handle_service_pb2_grpc.HandleServiceStub(channel)
 
     async def next_file(
         self,

@@ -22,6 +22,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from drayman.server.platform.database import is_away
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.metrics import CallMetrics
 from drayman.server.platform.tokens import Caller, TokenVerifier
@@ -228,15 +229,6 @@ _UNSTORABLE: Mapping[type[Exception], str] = {
     asyncpg.UntranslatableCharacterError: "a text of the request contains NUL, which cannot be stored or looked for",
     asyncpg.ProgramLimitExceededError: "a value of the request is too large to be stored",
 }
-_AWAY = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    OSError,
-    TimeoutError,
-)
 
 
 def _explain(error: Exception, path: str) -> Refusal:
@@ -245,7 +237,7 @@ def _explain(error: Exception, path: str) -> Refusal:
         return Refusal("INVALID_FIELD", _UNSTORABLE[type(error)])
     if isinstance(error, asyncpg.DiskFullError):
         return Refusal("UNAVAILABLE", "the database's disk is full; nothing was changed", retry_after=30.0)
-    if isinstance(error, _AWAY) or (isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)):
+    if is_away(error):
         log.warning("database away", error=str(error) or type(error).__name__)
         return Refusal("UNAVAILABLE", "the database cannot be reached just now", retry_after=0.5)
     defect = uuid4().hex[:12]

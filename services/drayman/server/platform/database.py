@@ -44,6 +44,25 @@ _HOT = {
 }
 
 
+#: What a database that is away, going or coming looks like. InternalClientError is asyncpg's for a connection that died half-way.
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an exception means that the database cannot be reached just now, and not that we asked it something wrong."""
+    return isinstance(error, _AWAY) and not isinstance(error, asyncpg.DataError)
+
+
 class MigrationError(Exception):
     """The database's schema is not what this version can work with."""
 

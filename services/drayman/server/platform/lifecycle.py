@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from drayman.server.platform.calls import Service
+from drayman.server.platform.database import is_away
 from drayman.server.platform.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -65,8 +66,11 @@ class Repeating(Part):
             try:
                 wait = await self._turn()
                 pause = 0.5
-            except Exception:
-                log.exception("round failed", part=self._name)
+            except Exception as error:
+                if is_away(error):
+                    log.warning("database away", part=self._name, error=str(error) or type(error).__name__)
+                else:
+                    log.exception("round failed", part=self._name)
                 wait, pause = pause, min(pause * 2, 30.0)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hasten.wait(), wait)
