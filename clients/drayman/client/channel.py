@@ -73,11 +73,15 @@ def parse_url(url: str | None = None) -> Address:
     `http` and `https` are taken for the same, for scripts that have such a URL. Raises UrlError.
     """
     text = url or os.environ.get("DRAYMAN_URL") or DEFAULT_URL
-    parts = urlsplit(text if "://" in text else f"grpc://{text}")
-    if parts.scheme not in ("grpc", "grpcs", "http", "https"):
-        raise UrlError(f"{text!r}: expected grpc://HOST:PORT or grpcs://HOST:PORT")
+    try:
+        parts = urlsplit(text if "://" in text else f"grpc://{text}")
+    except ValueError as error:
+        # not shown, as below: there may be a password in it
+        raise UrlError("the URL cannot be read: expected grpc://HOST:PORT or grpcs://HOST:PORT") from error
     if parts.username or parts.password:
         raise UrlError("a URL must not hold a user name or a password")
+    if parts.scheme not in ("grpc", "grpcs", "http", "https"):
+        raise UrlError(f"{text!r}: expected grpc://HOST:PORT or grpcs://HOST:PORT")
     hosts = [_with_port(text, host) for host in parts.netloc.split(",")]
     tls = parts.scheme in ("grpcs", "https")
     if len(hosts) == 1:
@@ -127,6 +131,6 @@ def _with_port(url: str, host: str) -> str:
         raise UrlError(f"{url!r}: a host is missing")
     if not colon or host.endswith("]"):
         return f"{host}:{DEFAULT_PORT}"
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UrlError(f"{url!r}: {port!r} is no port")
     return host

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS = "grpc-status-details-bin"
@@ -119,11 +119,11 @@ def from_rpc_error(error: Any) -> DraymanError:
             error_details_pb2.BadRequest(),
             error_details_pb2.RetryInfo(),
         )
-        if detail.Unpack(info):
+        if _unpack(detail, info):
             reason, metadata = info.reason, dict(info.metadata)
-        elif detail.Unpack(request) and request.field_violations:
+        elif _unpack(detail, request) and request.field_violations:
             field = request.field_violations[0].field
-        elif detail.Unpack(retry):
+        elif _unpack(detail, retry):
             retry_after = _seconds(retry.retry_delay)
     return _CLASSES.get(code, DraymanError)(
         message, code=code, reason=reason, field=field, metadata=metadata, retry_after=retry_after
@@ -138,6 +138,14 @@ def _details(error: Any) -> list[Any]:
             except DecodeError:
                 return []
     return []
+
+
+def _unpack(detail: Any, message: Message) -> bool:
+    """Read a detail if it is of this kind; one that is damaged must not hide the error itself."""
+    try:
+        return bool(detail.Unpack(message))
+    except DecodeError:
+        return False
 
 
 def _seconds(duration: Duration) -> float:

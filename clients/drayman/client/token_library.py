@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+#: What tells one state of the file from another. The time alone does not: its clock ticks slowly, and logins come in scripts.
+_Stamp = tuple[int, int, int]
+
 _NAME = ".token_library"
 _SHARED = Path("/tmp") / _NAME  # noqa: S108 - the documented third place; what is not ours there is not trusted
 
@@ -39,7 +42,7 @@ class TokenLibrary:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._given = Path(path) if path is not None else None
-        self._loaded: tuple[Path, int] | None = None
+        self._loaded: tuple[Path, _Stamp] | None = None
         self._tokens: dict[str, str] = {}
         self.reload()
 
@@ -54,7 +57,7 @@ class TokenLibrary:
         try:
             if path is None:
                 return False
-            stamp = path.stat().st_mtime_ns
+            stamp = _stamp(path)
             if self._loaded == (path, stamp):
                 return False
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -90,12 +93,17 @@ class TokenLibrary:
         for place in [found] if found is not None else _places():
             try:
                 _replace(place, text)
-                self._loaded = (place, place.stat().st_mtime_ns)
+                self._loaded = (place, _stamp(place))
             except OSError as error:
                 problem = error
             else:
                 return
         raise problem
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _places() -> list[Path]:

@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from drayman.server.dispatch.allotment import Group, Stock, allot, preference
+from drayman.server.dispatch.gathering import Gathering
 from drayman.server.dispatch.lifecycle import Outcome, ProjectState
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.storage_map import StorageMap
@@ -117,6 +118,7 @@ class ProjectQueue:
         self._stale = True
         self._looking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._gathering = Gathering()
         self._empty_handed = 0
         self.touched = time.monotonic()
 
@@ -186,8 +188,10 @@ class ProjectQueue:
 
     async def _run(self) -> None:
         try:
-            while self._count and await self._turn():
-                pass
+            while self._count:
+                await self._gathering.gather()
+                if not await self._turn():
+                    break
         except Exception as error:
             self._fail(error)
         finally:
@@ -244,6 +248,7 @@ class ProjectQueue:
             for group, number in share:
                 takers.setdefault(group, []).extend([wish] * number)
         draws = {group: [(wish.worker_id, wish.request_id) for wish in wishes] for group, wishes in takers.items()}
+        self._gathering.begins(len(chosen))
         try:
             rows = await self._store.draw(self.project_id, draws)
         except BaseException:

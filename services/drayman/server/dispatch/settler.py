@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from drayman.server.dispatch.allotment import Group
+from drayman.server.dispatch.gathering import Gathering
 from drayman.server.dispatch.lifecycle import HandleState, Holding, why_refused
 from drayman.server.dispatch.reserver import Reserver
 from drayman.server.dispatch.store import Row, Said, Store
@@ -58,13 +59,16 @@ class Settler(Part):
             await asyncio.wait(list(self._running.values()))
 
     async def _run(self, project_id: int) -> None:
+        gathering = Gathering()
         while True:
+            await gathering.gather()
             queued = self._waiting.get(project_id)
             if not queued:  # no await lies between this and being gone: a report that comes now starts a new run
                 self._waiting.pop(project_id, None)
                 del self._running[project_id]
                 return
             batch, self._waiting[project_id] = queued[:_LARGEST_BATCH], queued[_LARGEST_BATCH:]
+            gathering.begins(len(batch))
             try:
                 results = await self._settle(project_id, [said for said, _ in batch])
             except Exception as error:

@@ -15,6 +15,8 @@ from typing import Any
 import asyncpg
 import structlog
 
+from drayman.server.platform.settings import SettingsError
+
 log = structlog.get_logger(__name__)
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -96,9 +98,12 @@ async def open_pool(dsn: str, size: int, *, hot: bool = False) -> asyncpg.Pool:
 
 
 async def migrate(dsn: str, service: str, folder: Path) -> list[str]:
-    """Bring the service's schema up to date; returns what was applied. Raises MigrationError if the database is newer or was changed."""
+    """Bring the service's schema up to date; returns what was applied.
+
+    Raises MigrationError if the database is newer or was changed, SettingsError for a URL that cannot be read.
+    """
     files = {int(path.name[:4]): path for path in sorted(folder.glob("[0-9]*.sql"))}
-    connection = await asyncpg.connect(dsn)
+    connection = await _connect(dsn)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
@@ -114,6 +119,17 @@ async def migrate(dsn: str, service: str, folder: Path) -> list[str]:
     finally:
         await connection.close()
     return [files[number].name for number in fresh]
+
+
+async def _connect(dsn: str) -> Any:
+    try:
+        return await asyncpg.connect(dsn)
+    except ValueError as error:
+        # What asyncpg says of it is not shown: a password with a slash in it is taken for a port.
+        raise SettingsError(
+            "DRAYMAN_DATABASE_URL cannot be read: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+            "with special characters percent-encoded"
+        ) from error
 
 
 async def _apply(connection: Any, service: str, number: int, path: Path) -> None:

@@ -143,6 +143,7 @@ class EmbeddedPostgres:
             self._create(installation, account)
         self._make_socket_directory(account)
         self._write_configuration(account)
+        self._void_pid_file(account)
         earlier = self._pid_file()
         command = account.command(
             self.directory, installation.postgres, "-D", self._cluster, death_signal=signal.SIGINT
@@ -284,15 +285,30 @@ class EmbeddedPostgres:
         # In a shared temporary folder anybody may have taken the name; and who opens the socket is let in.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != expected or stat.S_IMODE(found.st_mode) & 0o077:
             raise EmbeddedPostgresError(f"{path} is not a folder of our own that others cannot enter: remove it")
+        # like the pid file: what a crash left, with a pid in it that may be anybody's by now
+        (path / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
 
     def _write_configuration(self, account: Account) -> None:
         settings = self._settings()
         text = "# Written at each start. To change a setting for good use ALTER SYSTEM.\n"
         text += "".join(f"{name} = {_quote(value)}\n" for name, value in settings.items())
         path = self._cluster / "postgresql.conf"
-        if path.read_text() == text:
-            return
-        handle, name = tempfile.mkstemp(prefix="postgresql.conf.", dir=self._cluster)
+        if path.read_text() != text:
+            self._replace(path, text, account)
+
+    def _void_pid_file(self, account: Account) -> None:
+        """Let no pid that a crash left keep PostgreSQL from starting: by now it may be any process's, as it often is in containers.
+
+        That no postmaster runs here we know. With its parent for the owner PostgreSQL takes the file for stale; the rest of it stays,
+        because it tells whether there are processes that still use the shared memory.
+        """
+        path = self._cluster / "postmaster.pid"
+        if path.exists():
+            self._replace(path, f"{os.getpid()}\n{path.read_text().partition(chr(10))[2]}", account)
+
+    def _replace(self, path: Path, text: str, account: Account) -> None:
+        """Write a file of the cluster at once, without following a link that its owner may have put there."""
+        handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=self._cluster)
         with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
             file.write(text)
             if self._fsync:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,8 +79,10 @@ class Settings:
             problems.append(f"log_format {self.log_format!r}: expected json or console")
         if bool(self.tls_cert) != bool(self.tls_key):
             problems.append("tls_cert and tls_key belong together")
-        host, _, port = self.listen.rpartition(":")
-        if not port.isdigit() or not host:
+        if self.metrics_listen and not _is_address(self.metrics_listen):
+            problems.append(f"metrics_listen {self.metrics_listen!r}: expected HOST:PORT")
+        host = self.listen.rpartition(":")[0]
+        if not _is_address(self.listen):
             problems.append(f"listen {self.listen!r}: expected HOST:PORT")
         elif not _is_loopback(host) and not self.tls_cert and not self.insecure_plaintext:
             problems.append(
@@ -86,8 +90,9 @@ class Settings:
                 "or allow plaintext in words (insecure_plaintext)"
             )
         problems += [
-            f"{name} must be positive"
+            f"{name} must be positive and finite"
             for name in (
+                "max_message_bytes",
                 "drain_seconds",
                 "token_lifetime",
                 "nonce_lifetime",
@@ -97,7 +102,7 @@ class Settings:
                 "history_days",
                 "fallback_seconds",
             )
-            if getattr(self, name) <= 0
+            if not 0 < getattr(self, name) < math.inf  # which is not true of NaN either
         ]
         if problems:
             raise SettingsError("; ".join(problems))
@@ -114,8 +119,16 @@ class Settings:
         ]
 
 
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and int(port) < 65536
+
+
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "[::1]") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _parse(kind: type, text: str) -> Any:

@@ -70,10 +70,13 @@ class WakeupBus(Part):
             self._connection = None
 
     async def _connect(self) -> None:
-        self._connection = await asyncpg.connect(
+        connection = await asyncpg.connect(
             self._dsn, timeout=5, server_settings={"application_name": "drayman wakeups"}
         )
-        await self._connection.add_listener(self._channel, self._received)
+        await connection.add_listener(self._channel, self._received)
+        self._connection = (
+            connection  # only now: a connection takes one statement at a time, and `_send` does not wait for us
+        )
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         origin, _, words = str(payload).partition(" ")
@@ -86,7 +89,7 @@ class WakeupBus(Part):
             await self._something.wait()
             try:
                 await self._flush()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except Exception as error:
                 log.warning("wake-up not sent", error=str(error))  # a hint: the look-up of the others delivers
             await asyncio.sleep(_PAUSE)
 

@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from drayman.client import channel
+from drayman.client.channel import Address, UrlError, open_channel, open_sync_channel, parse_url
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "tls"),
+    [
+        ("grpc://host:1234", "dns:///host:1234", False),
+        ("grpc://host", "dns:///host:8600", False),
+        ("host:1234", "dns:///host:1234", False),
+        ("host", "dns:///host:8600", False),
+        ("grpcs://host.example.org:443", "dns:///host.example.org:443", True),
+        ("http://host:1234/path", "dns:///host:1234", False),
+        ("https://host", "dns:///host:8600", True),
+        ("grpc://[::1]:1234", "dns:///[::1]:1234", False),
+        ("grpc://[::1]", "dns:///[::1]:8600", False),
+        ("grpc://10.0.0.1:1,10.0.0.2", "ipv4:10.0.0.1:1,10.0.0.2:8600", False),
+        ("grpcs://[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2", True),
+        ("grpc://127.0.0.1:65535", "dns:///127.0.0.1:65535", False),
+    ],
+)
+def test_urls(url: str, target: str, tls: bool) -> None:
+    assert parse_url(url) == Address(target, tls)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host:1",
+        "grpc://",
+        "grpc://:8600",
+        "grpc://host:0",
+        "grpc://host:65536",
+        "grpc://host:http",
+        "grpc://host:²",
+        "grpc://host:-1",
+        "grpc://[::1",
+        "grpc://one:1,two:2",
+        "grpc://10.0.0.1:1,[::1]:2",
+        "grpc://10.0.0.1:1,",
+        "grpc://ann@host:1",
+        "grpc://ann:secret@host:1",
+        "ftp://ann:secret@host:1",
+        "grpc://ann:secret@[::1",
+    ],
+)
+def test_what_names_no_deployment(url: str) -> None:
+    with pytest.raises(UrlError) as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_environment_is_the_default_and_localhost_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_url() == Address("dns:///127.0.0.1:8600", tls=False)
+    monkeypatch.setenv("DRAYMAN_URL", "grpcs://there:1")
+    assert parse_url() == Address("dns:///there:1", tls=True)
+    assert parse_url("grpc://here:2") == Address("dns:///here:2", tls=False)
+    monkeypatch.setenv("DRAYMAN_URL", "")
+    assert parse_url() == Address("dns:///127.0.0.1:8600", tls=False)
+
+
+def test_only_what_may_be_repeated_is_repeated() -> None:
+    methods = channel._SERVICE_CONFIG["methodConfig"]
+    policies = [entry["retryPolicy"] for entry in methods if "retryPolicy" in entry]
+    assert [policy["retryableStatusCodes"] for policy in policies] == [["UNAVAILABLE"]]
+    options = dict(channel._OPTIONS)
+    assert json.loads(str(options["grpc.service_config"]))["loadBalancingConfig"] == [{"round_robin": {}}]
+
+
+async def test_a_channel_connects_with_the_first_call_only() -> None:
+    async with open_channel("grpc://127.0.0.1:1"):
+        pass
+    open_sync_channel("grpc://127.0.0.1:1").close()
+
+
+async def test_authorities_of_a_site_are_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DRAYMAN_CA_FILE", str(tmp_path / "missing.pem"))
+    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
+        open_channel("grpcs://127.0.0.1:1")
+    async with open_channel("grpc://127.0.0.1:1"):
+        pass  # plaintext needs none
