@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 _PAUSE = 0.02
 _LONGEST_PAYLOAD = 7900
 _RECONNECT = 0.5
+_PROBE = 10.0
+_ANSWER = 5.0
 
 
 class WakeupBus(Part):
@@ -37,6 +39,7 @@ class WakeupBus(Part):
         self._waiting: set[str] = set()
         self._something = asyncio.Event()
         self._connection: Any = None
+        self._lost = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def subscribe(self, hear: Callable[[str], None], missed: Callable[[], None]) -> None:
@@ -71,12 +74,22 @@ class WakeupBus(Part):
 
     async def _connect(self) -> None:
         connection = await asyncpg.connect(
-            self._dsn, timeout=5, server_settings={"application_name": "drayman wakeups"}
+            self._dsn, timeout=_ANSWER, server_settings={"application_name": "drayman wakeups"}
         )
-        await connection.add_listener(self._channel, self._received)
-        self._connection = (
-            connection  # only now: a connection takes one statement at a time, and `_send` does not wait for us
-        )
+        connection.add_termination_listener(self._terminated)
+        try:
+            async with asyncio.timeout(_ANSWER):
+                await connection.add_listener(self._channel, self._received)
+        except BaseException:
+            connection.terminate()
+            raise
+        # Only now: a connection takes one statement at a time, and `_send` does not wait for us.
+        self._connection = connection
+        self._lost.clear()
+
+    def _terminated(self, connection: object) -> None:
+        if connection is self._connection:
+            self._lost.set()
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         origin, _, words = str(payload).partition(" ")
@@ -86,11 +99,18 @@ class WakeupBus(Part):
 
     async def _send(self) -> None:
         while True:
-            await self._something.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PROBE):
+                    await self._something.wait()
+            connection = self._connection
             try:
-                await self._flush()
+                async with asyncio.timeout(_ANSWER):
+                    await self._flush()
             except Exception as error:
-                log.warning("wake-up not sent", error=str(error))  # a hint: the look-up of the others delivers
+                log.warning("wake-up not sent", error=repr(error))  # a hint: the look-up of the others delivers
+                # asyncpg does not tell of every connection that died under a statement, and a silent one tells nothing.
+                connection.terminate()
+                self._terminated(connection)
             await asyncio.sleep(_PAUSE)
 
     async def _flush(self) -> None:
@@ -98,16 +118,15 @@ class WakeupBus(Part):
         self._something.clear()
         for payload in _payloads(self._origin, words):
             await self._connection.execute("SELECT pg_notify($1, $2)", self._channel, payload)
+        if not words:
+            await self._connection.execute("SELECT 1")  # is anybody there? Who only listens would never know
 
     async def _keep(self) -> None:
         """Reconnect when the connection is gone."""
         while True:
-            closed = asyncio.Event()
-            self._connection.add_termination_listener(lambda _c, closed=closed: closed.set())
-            if not self._connection.is_closed():
-                await closed.wait()
+            await self._lost.wait()
             log.warning("wake-up connection lost")
-            while self._connection.is_closed():
+            while self._lost.is_set():
                 try:
                     await self._connect()
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
