@@ -48,6 +48,12 @@ _CODES: Mapping[grpc.StatusCode, tuple[str, ...]] = {
 CODE_OF: Mapping[str, grpc.StatusCode] = {reason: code for code, reasons in _CODES.items() for reason in reasons}
 
 
+# A status travels in header fields, and from 8 KiB on peers refuse those at random. The message counts three times: percent-encoded
+# and, in the details, twice in base64. What is offended by a novel need not recite it.
+_LONGEST_MESSAGE = 800  # bytes of UTF-8
+_LONGEST_VALUE = 300
+
+
 @dataclass(slots=True)
 class Refusal(Exception):
     """A call that is answered with an error status. Raise it from a rule, a store or a servicer.
@@ -63,7 +69,10 @@ class Refusal(Exception):
     retry_after: float | None = None
 
     def __post_init__(self) -> None:
-        """Keep `str(refusal)` readable."""
+        """Keep `str(refusal)` readable, and short enough to travel."""
+        self.message = _cut(self.message, _LONGEST_MESSAGE)
+        self.field = _cut(self.field, _LONGEST_VALUE)
+        self.metadata = {key: _cut(value, _LONGEST_VALUE) for key, value in self.metadata.items()}
         Exception.__init__(self, self.message)
 
     @property
@@ -90,6 +99,11 @@ class Refusal(Exception):
 def invalid(field_path: str, message: str, **metadata: object) -> Refusal:
     """Say that a field has a value that can never be right."""
     return Refusal("INVALID_FIELD", message, field_path, {key: str(value) for key, value in metadata.items()})
+
+
+def _cut(text: str, size: int) -> str:
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= size else encoded[:size].decode(errors="ignore") + "…"
 
 
 def _pack(
