@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -114,6 +115,9 @@ async def _run(
     await server.serving()
     host = settings.listen.rpartition(":")[0]
     url = f"{'grpcs' if settings.tls_cert else 'grpc'}://{host}:{port}"
+    # What is there by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     log.info("ready", url=url, services=services)
     ready(url)
 

@@ -305,9 +305,12 @@ class _Wait:
         """Wait for the result. None = none yet: the wait has just begun, or the interval passed."""
         wish = self._wish
         if wish.result is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval if self._told_parked else None):
-                    await wish.change()
+            if interval is None or not self._told_parked:
+                await wish.change()
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(interval):
+                        await wish.change()
             self._told_parked = True
         if isinstance(wish.result, Exception):
             raise wish.result

@@ -123,14 +123,16 @@ class Dispatcher(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         parse = _parser(GetMessageClass(method.input_type))
         observe = self._metrics.observer(path)
-        running = self._metrics.running(path)
+        running = 0
+        self._metrics.running(path, lambda: running)
 
         # Requests arrive as bytes: a message that cannot be decoded is the caller's mistake, which gRPC itself would call INTERNAL.
         async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            nonlocal running
             started = time.perf_counter()
             code = grpc.StatusCode.UNKNOWN
             self._running += 1
-            running.inc()
+            running += 1
             try:
                 self._limit()
                 caller = await self._admit(context, access)
@@ -152,7 +154,7 @@ class Dispatcher(grpc.GenericRpcHandler):
                 await _refuse(context, path, explained)
             finally:
                 self._running -= 1
-                running.dec()
+                running -= 1
                 observe(code, time.perf_counter() - started)
 
         return _method_handler(method, run)
@@ -216,10 +218,7 @@ def _method_handler(method: MethodDescriptor, run: Handler) -> grpc.RpcMethodHan
 
 async def _refuse(context: grpc.aio.ServicerContext[Any, Any], path: str, refusal: Refusal) -> NoReturn:
     log.debug("refused", grpc_method=path, reason=refusal.reason, message=refusal.message)
-    # Header fields have limits of their own: a very long offending value must not lose the whole error.
-    details = refusal.details()
-    trailing = ((_DETAILS, details),) if len(details) < 6000 else ()
-    await context.abort(refusal.code, refusal.message[:1500], trailing_metadata=trailing)
+    await context.abort(refusal.code, refusal.message, trailing_metadata=((_DETAILS, refusal.details()),))
     raise AssertionError("abort always raises")
 
 
