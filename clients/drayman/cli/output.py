@@ -40,7 +40,8 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     if not sys.stdout.isatty():
-        console.width = max(console.measure(table).maximum, 1)
+        unbounded = console.options.update(max_width=1_000_000)
+        console.width = max(console.measure(table, options=unbounded).maximum, 1)
     console.print(table)
 
 
