@@ -17,7 +17,7 @@ demo: $(VENV)/.ready ## hand the files of DIR to WORKERS processes that run CMD 
 	@$(BIN)/python -m drayman demo --dir "$(DIR)" --workers "$(WORKERS)" $(if $(CMD),--command '$(CMD)')
 
 test: $(VENV)/.ready ## run the tests
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.ready ## style, types, layers, protos
 	$(BIN)/ruff format --check .
