@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from pathlib import Path
@@ -51,6 +50,6 @@ def serve_command(
             sys.stdout.flush()
 
     try:
-        asyncio.run(run(settings, services, ready, until_eof=until_eof))
+        run(settings, services, ready, until_eof=until_eof)
     except StartError as error:
         raise Failure(str(error)) from error

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import grpc.aio
 import structlog
+import uvloop
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from drayman.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
@@ -38,13 +39,18 @@ class StartError(Exception):
     """The process cannot serve; the text says why and what would help."""
 
 
-async def serve(
+def serve(
     settings: Settings, services: Sequence[str], ready: Callable[[str], None], *, until_eof: bool = False
 ) -> None:
     """Run services until SIGTERM or SIGINT (or, with `until_eof`, the end of standard input).
 
     `ready` is called with the URL once calls are answered. Raises StartError.
     """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, services, ready, until_eof=until_eof))
+
+
+async def _serve(settings: Settings, services: Sequence[str], ready: Callable[[str], None], *, until_eof: bool) -> None:
     unknown = [name for name in services if name not in ROOMS]
     if unknown:
         raise StartError(f"no service {', '.join(unknown)}: there are {', '.join(ROOMS)}")

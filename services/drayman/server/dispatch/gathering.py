@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 #: Seconds from the start of one batch to that of the next, at least, while batches have company.
-_PACE = 0.004
+_PACE = 0.007
 
 
 class Gathering:
