@@ -23,10 +23,10 @@ log = structlog.get_logger(__name__)
 CREDENTIALS = "admin-credentials"
 
 
-async def first_start(store: Store, settings: Settings, password: str) -> None:
+async def first_start(store: Store, settings: Settings) -> None:
     """Make what is missing: keys, and the first administrator if there is no user at all.
 
-    `password` is the administrator's; if empty, a random one is written to `<data_dir>/admin-credentials` before the commit, so that
+    Without `admin_password` in the settings a random one is written to `<data_dir>/admin-credentials` before the commit, so that
     there is never an administrator whose password nobody knows. Of several replicas that start at once one does it all.
     Raises SettingsError, OSError.
     """
@@ -41,9 +41,9 @@ async def first_start(store: Store, settings: Settings, password: str) -> None:
             await changes.insert_key(SigningKey.generate(), 0.0)
         if await changes.any_user():
             return
-        path = settings.data_dir / CREDENTIALS
+        path, password = settings.data_dir / CREDENTIALS, settings.admin_password
         await _make_administrator(changes, settings, password or obtain_password(path, settings.admin_user))
-    if password:
+    if settings.admin_password:
         log.info("first administrator made", user=settings.admin_user)
     else:
         log.info("first administrator made", user=settings.admin_user, credentials=str(path))

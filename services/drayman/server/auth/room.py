@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 
 import asyncpg
 import structlog
@@ -38,15 +37,14 @@ class OpenPool(Part):
 async def open_auth(surroundings: Surroundings) -> Room:
     """Bring the schema up to date, make what a new deployment needs, and offer AuthService and UserService.
 
-    `DRAYMAN_ADMIN_PASSWORD` in the environment, if set, is the first administrator's password. Raises MigrationError, SettingsError,
-    OSError and what asyncpg raises for a database that cannot be used.
+    Raises MigrationError, SettingsError, and what asyncpg raises for a database that cannot be used.
     """
     settings = surroundings.settings
     await migrate(surroundings.database_url, "auth", HERE / "migrations")
     pool = await open_pool(surroundings.database_url, settings.pool_size)
     try:
         store = Store(pool)
-        await first_start(store, settings, os.environ.get("DRAYMAN_ADMIN_PASSWORD", ""))
+        await first_start(store, settings)
         nonces = Nonces(await store.nonce_key(), settings.nonce_lifetime)
     except BaseException:
         await pool.close()

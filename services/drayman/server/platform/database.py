@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
@@ -100,7 +101,7 @@ async def open_pool(dsn: str, size: int, *, hot: bool = False) -> asyncpg.Pool:
 async def migrate(dsn: str, service: str, folder: Path) -> list[str]:
     """Bring the service's schema up to date; returns what was applied.
 
-    Raises MigrationError if the database is newer or was changed, SettingsError for a URL that cannot be read.
+    Raises MigrationError if the database is newer or was changed, SettingsError for a URL that cannot be read or leads nowhere.
     """
     files = {int(path.name[:4]): path for path in sorted(folder.glob("[0-9]*.sql"))}
     connection = await _connect(dsn)
@@ -129,6 +130,11 @@ async def _connect(dsn: str) -> Any:
         raise SettingsError(
             "DRAYMAN_DATABASE_URL cannot be read: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "with special characters percent-encoded"
+        ) from error
+    except (OSError, TimeoutError) as error:
+        address = urlsplit(dsn).netloc.rpartition("@")[2]
+        raise SettingsError(
+            f"the database at {address or 'a socket'} cannot be reached: {error or 'no answer'}"
         ) from error
 
 
