@@ -205,6 +205,8 @@ async def _insert_handles(connection: Any, project_id: int, virtual: bool, count
     await connection.execute(SQL["insert_tally"], project_id, count)
     await connection.execute(SQL["insert_groups"], project_id)
     await connection.execute(SQL["log_project"], project_id, "create", "active", None, f'{{"files": {count}}}')
+    if await connection.fetchval(SQL["statistics_are_stale"], count):
+        await connection.execute(SQL["renew_statistics"])
 
 
 def _duplicate(error: asyncpg.UniqueViolationError) -> Refusal:

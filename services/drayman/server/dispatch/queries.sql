@@ -2,7 +2,9 @@
 --
 -- A plan made while the tables were empty must still be right when a million rows are there, so the hot statements leave the planner
 -- one sensible way only: a table is joined on its whole key with columns of one materialized list, never restricted by
--- `project_id = $1` alone, which a misjudged project of "five rows" would make look like a fine thing to scan.
+-- `project_id = $1` alone, which a misjudged project of "five rows" would make look like a fine thing to scan. Where a handle is found by
+-- its key, the state is compared as text: that does not imply the predicate of a partial index, which looks free to walk from end to
+-- end when it was last analysed empty.
 
 ------------------------------------------------------------------------------------------------------------------------
 -- The worker's path
@@ -46,7 +48,7 @@ WITH open AS (
            lease_until = now() + k.worker_timeout * interval '1 second',
            worker_id = ($6::text[])[k.place], request_id = ($7::uuid[])[k.place]
       FROM picked k
-     WHERE h.project_id = k.project_id AND h.handle_id = k.handle_id AND h.state = 'initial'
+     WHERE h.project_id = k.project_id AND h.handle_id = k.handle_id AND h.state::text = 'initial'
        AND h.attempts = k.attempts AND h.location_id = k.location_id
     RETURNING h.project_id, h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.timeouts, h.reserved_at, h.lease_until
 ), drawn AS (
@@ -91,7 +93,7 @@ WITH turn AS MATERIALIZED (
            request_id = s.request_id
       FROM said s
      WHERE h.project_id = s.project_id AND h.handle_id = s.handle_id
-       AND h.state = 'reserved' AND h.worker_id = s.worker_id
+       AND h.state::text = 'reserved' AND h.worker_id = s.worker_id
        AND (s.attempt = 0 OR h.attempts = s.attempt)
        AND (s.delivery = 0 OR h.deliveries = s.delivery)
        AND (s.outcome NOT LIKE 'timeout%' OR h.lease_until <= now())
@@ -154,26 +156,36 @@ SELECT a.*, f.namespace, f.name, f.attributes
 
 -- name: renew
 -- Extend the leases that are still held. handle by primary key.
+WITH held AS MATERIALIZED (
+    SELECT p.project_id, p.worker_timeout, l.handle_id, l.attempt
+      FROM dispatch.project p, unnest($3::bigint[], $4::int[]) AS l (handle_id, attempt)
+     WHERE p.project_id = $1
+)
 UPDATE dispatch.handle h
-   SET lease_until = now() + p.worker_timeout * interval '1 second'
-  FROM dispatch.project p, unnest($3::bigint[], $4::int[]) AS l (handle_id, attempt)
- WHERE p.project_id = $1 AND h.project_id = $1 AND h.handle_id = l.handle_id
-   AND h.state = 'reserved' AND h.worker_id = $2 AND h.attempts = l.attempt
+   SET lease_until = now() + l.worker_timeout * interval '1 second'
+  FROM held l
+ WHERE h.project_id = l.project_id AND h.handle_id = l.handle_id
+   AND h.state::text = 'reserved' AND h.worker_id = $2 AND h.attempts = l.attempt
 RETURNING h.handle_id, h.attempts, h.lease_until;
 
 -- name: find_handles
 -- Handle ids of DIDs. file_by_did.
+WITH named AS MATERIALIZED (
+    SELECT $1::bigint AS project_id, d.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS d (namespace, name, place)
+)
 SELECT d.place, f.handle_id
-  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS d (namespace, name, place)
-  JOIN dispatch.file f ON f.namespace = d.namespace COLLATE "C" AND f.name = d.name COLLATE "C" AND f.project_id = $1;
+  FROM named d
+  JOIN dispatch.file f
+    ON f.namespace = d.namespace COLLATE "C" AND f.name = d.name COLLATE "C" AND f.project_id = d.project_id;
 
 -- name: readable_replicas
--- Available replicas of handles at RSEs that are enabled and up. file by primary key, replica by primary key.
+-- Available replicas of handles at RSEs that are enabled and up. file by primary key, replica by primary key, never by RSE.
+WITH wanted AS MATERIALIZED (SELECT $1::bigint AS project_id, h.handle_id FROM unnest($2::bigint[]) AS h (handle_id))
 SELECT f.handle_id, e.name AS rse, r.path, r.urls
-  FROM unnest($2::bigint[]) AS w (handle_id)
-  JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = w.handle_id
+  FROM wanted w
+  JOIN dispatch.file f ON f.project_id = w.project_id AND f.handle_id = w.handle_id
   JOIN dispatch.replica r ON r.namespace = f.namespace AND r.name = f.name
-  JOIN dispatch.rse e ON e.rse_id = r.rse_id
+  JOIN dispatch.rse e ON e.rse_id = r.rse_id + 0
  WHERE r.available AND e.is_enabled AND e.is_available;
 
 -- name: standings
@@ -279,6 +291,14 @@ INSERT INTO dispatch.ready_group (project_id, attempts, location_id, ready, low)
 SELECT project_id, attempts, location_id, count(*), min(handle_id)
   FROM dispatch.handle WHERE project_id = $1 AND state = 'initial'
  GROUP BY 1, 2, 3;
+
+-- name: statistics_are_stale
+-- Whether $1 new files change the tables so much that plans made for them as they were may be a cliff.
+SELECT $1::bigint >= 1000 AND $1 > greatest(reltuples, 0) / 20 FROM pg_class WHERE oid = 'dispatch.handle'::regclass;
+
+-- name: renew_statistics
+-- In the transaction that makes the project: when its files are seen, plans made for smaller tables are void.
+ANALYZE (SKIP_LOCKED) dispatch.handle, dispatch.file;
 
 -- name: log_project
 INSERT INTO dispatch.project_log (project_id, event, state, username, data) VALUES ($1, $2, $3::text::dispatch.project_state, $4, $5::jsonb);
