@@ -12,6 +12,10 @@ PROJECT_SERVICE = {
     "ActivateProject": Access.USER,
     "RestartHandles": Access.USER,
     "DeleteProject": Access.USER,
+    "ExplainProject": Access.READ,
+    "WatchProject": Access.READ,
+    "SearchProjects": Access.READ,
+    "AddFiles": Access.USER,
 }
 
 HANDLE_SERVICE = {
@@ -21,6 +25,12 @@ HANDLE_SERVICE = {
     "RenewLease": Access.USER,
     "ListReserved": Access.READ,
     "GetHandle": Access.READ,
+    "Work": Access.USER,
+}
+
+HISTORY_SERVICE = {
+    "ListProjectEvents": Access.READ,
+    "ListHandleEvents": Access.READ,
 }
 
 STORAGE_SERVICE = {

@@ -40,6 +40,9 @@ class Rules:
     users: Sequence[str] = ()
     roles: Sequence[str] = ()
     request_id: UUID | None = None
+    open_list: bool = False
+    max_attempts: int | None = None
+    max_running: int | None = None
 
 
 class Creator:
@@ -56,7 +59,7 @@ class Creator:
                 return await _made_before(connection, rules)
             intake = FileIntake(project_id, requests)
             await _copy_files(connection, intake.rows())
-            await _insert_handles(connection, project_id, virtual, intake.count)
+            await _insert_handles(connection, project_id, rules, virtual, intake.count, intake.count)
             return project_id
 
     async def copy(self, original_id: int, rules: Rules, file_attributes: str) -> int:
@@ -66,11 +69,14 @@ class Creator:
             if project_id is None:
                 return await _made_before(connection, rules)
             if attributes.members(file_attributes or "{}"):
-                count = await _copy_overlaid(connection, original_id, project_id, file_attributes)
+                await _copy_overlaid(connection, original_id, project_id, file_attributes)
             else:
-                status = await connection.execute(SQL["copy_files"], original_id, project_id)
-                count = int(status.split()[-1])
-            await _insert_handles(connection, project_id, virtual, count)
+                await connection.execute(SQL["copy_files"], original_id, project_id)
+            # handle ids are the original's, where some may be missing
+            copied = await connection.fetchrow(_COPIED, project_id)
+            assert copied is not None
+            count, last = copied
+            await _insert_handles(connection, project_id, rules, virtual, count, last)
             await connection.execute(SQL["copy_timeouts"], original_id, project_id)
             data = attributes.searchable({"source": original_id})
             await connection.execute(SQL["log_project"], project_id, "copied", "active", rules.owner, data)
@@ -80,7 +86,9 @@ class Creator:
 class FileIntake:
     """Reads the files of a stream, checks each, and numbers them."""
 
-    def __init__(self, project_id: int, requests: AsyncIterator[pb.CreateProjectRequest]) -> None:
+    def __init__(
+        self, project_id: int, requests: AsyncIterator[pb.CreateProjectRequest] | AsyncIterator[pb.AddFilesRequest]
+    ) -> None:
         self._project_id = project_id
         self._requests = requests
         self.count = 0
@@ -101,7 +109,7 @@ class FileIntake:
                 raise invalid("part", f"expected `files` or `end`, not {part or 'nothing'}")
         raise _incomplete(f"the stream closed after {self.count} files without `end`")
 
-    def _batch(self, request: pb.CreateProjectRequest) -> list[FileRow]:
+    def _batch(self, request: pb.CreateProjectRequest | pb.AddFilesRequest) -> list[FileRow]:
         rows = []
         number, project_id = self.count, self._project_id
         for file in request.files.files:
@@ -115,7 +123,7 @@ class FileIntake:
         self.count = number
         return rows
 
-    async def _next(self) -> pb.CreateProjectRequest | None:
+    async def _next(self) -> pb.CreateProjectRequest | pb.AddFilesRequest | None:
         try:
             async with asyncio.timeout(_STALL_SECONDS):
                 return await anext(self._requests, None)
@@ -179,39 +187,55 @@ async def _copy_files(connection: Any, batches: AsyncIterator[list[FileRow]]) ->
             records=records(),
         )
     except asyncpg.UniqueViolationError as error:
-        raise _duplicate(error) from error
+        raise duplicate(error) from error
 
 
-async def _copy_overlaid(connection: Any, original_id: int, project_id: int, over: str) -> int:
+_COPIED = "SELECT count(*), coalesce(max(handle_id), 0) FROM dispatch.file WHERE project_id = $1"
+
+
+async def _copy_overlaid(connection: Any, original_id: int, project_id: int, over: str) -> None:
     """Copy files page by page; each page is read whole before it is written, so memory stays bounded."""
-    count = 0
-    while page := await connection.fetch(SQL["files_page"], original_id, count, _PAGE):
+    last = 0
+    while page := await connection.fetch(SQL["files_page"], original_id, last, _PAGE):
         rows = [
             (project_id, row["handle_id"], row["namespace"], row["name"], attributes.overlay(row["attributes"], over))
             for row in page
         ]
-        count = page[-1]["handle_id"]
+        last = page[-1]["handle_id"]
         columns = ("project_id", "handle_id", "namespace", "name", "attributes")
         await connection.copy_records_to_table("file", schema_name="dispatch", columns=columns, records=rows)
-    return count
 
 
-async def _insert_handles(connection: Any, project_id: int, virtual: bool, count: int) -> None:
+async def _insert_handles(connection: Any, project_id: int, rules: Rules, virtual: bool, count: int, last: int) -> None:
+    await make_handles(connection, project_id, virtual, 0, last)
+    await connection.execute(
+        SQL["insert_tally"], project_id, count, last, rules.open_list, rules.max_attempts, rules.max_running
+    )
+    await connection.execute(SQL["insert_groups"], project_id)
+    await connection.execute(SQL["log_project"], project_id, "create", "active", rules.owner, f'{{"files": {count}}}')
+
+
+async def make_handles(connection: Any, project_id: int, virtual: bool, after: int, last: int) -> None:
+    """Insert handles for the files after one handle id, up to and with another, which is the project's last."""
     if virtual:
-        await connection.execute(SQL["insert_virtual_handles"], project_id, 0, count)
+        await connection.execute(SQL["insert_virtual_handles"], project_id, after, last)
     else:
         await connection.execute(SQL["placement_is_read"])
-        await connection.execute(SQL["insert_handles"], project_id, 0)
-    await connection.execute(SQL["insert_tally"], project_id, count)
-    await connection.execute(SQL["insert_groups"], project_id)
-    await connection.execute(SQL["log_project"], project_id, "create", "active", None, f'{{"files": {count}}}')
-    if await connection.fetchval(SQL["statistics_are_stale"], count):
+        await connection.execute(SQL["insert_handles"], project_id, after, last)
+    if last > after:
+        await connection.execute(SQL["log_creation"], project_id, after + 1, last)
+    if await connection.fetchval(SQL["statistics_are_stale"], last - after):
         await connection.execute(SQL["renew_statistics"])
 
 
-def _duplicate(error: asyncpg.UniqueViolationError) -> Refusal:
+def duplicate(error: asyncpg.UniqueViolationError) -> Refusal:
     """PostgreSQL's detail reads `Key (namespace, name, project_id)=(x, y, 7) already exists`."""
     detail = (error.detail or "").partition("=(")[2].rpartition(") already")[0].rpartition(", ")[0]
     namespace, _, name = detail.partition(", ")
+    return duplicate_did(namespace, name)
+
+
+def duplicate_did(namespace: str, name: str) -> Refusal:
+    """Refuse a list that names a file twice."""
     did = f"{namespace}:{name}"
     return Refusal("DUPLICATE_FILE", f"duplicate file: {did}", "files.did", {"did": did})

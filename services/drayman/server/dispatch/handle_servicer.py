@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 from uuid import UUID
@@ -11,10 +11,12 @@ from uuid import UUID
 from drayman.dispatch.v1 import handle_service_pb2 as pb
 from drayman.dispatch.v1 import project_pb2
 from drayman.server.dispatch import messages
-from drayman.server.dispatch.attributes import with_timeouts
-from drayman.server.dispatch.lifecycle import Outcome
+from drayman.server.dispatch.leases import explain_losses
+from drayman.server.dispatch.offering import Offering
 from drayman.server.dispatch.reading import HandleReader
+from drayman.server.dispatch.reports import MOST_REPORTS, outcome_of, refusal
 from drayman.server.dispatch.reserver import Ended, Given, ProjectQueue, Reserver, Waited, Wish
+from drayman.server.dispatch.session import Session
 from drayman.server.dispatch.settler import Settled, Settler
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.store import Row, Said, Store
@@ -25,20 +27,6 @@ _MOST = 1000
 #: Bytes; it is the key of an index.
 _LONGEST_WORKER_ID = 1000
 
-_OUTCOMES = {
-    pb.OUTCOME_DONE: Outcome.DONE,
-    pb.OUTCOME_FAILED_RETRY: Outcome.RETRY,
-    pb.OUTCOME_FAILED_FINAL: Outcome.FAILED,
-    pb.OUTCOME_RELEASED: Outcome.RELEASED,
-}
-
-_REFUSALS = {
-    "HANDLE_NOT_FOUND": "project {project} has no such handle: {handle}",
-    "WRONG_WORKER": "Not authorized: wrong worker_id: {handle} is not reserved by {worker}",
-    "NOT_RESERVED": "Not authorized: wrong worker_id: {handle} is not reserved (reported, timed out or restarted)",
-    "STALE_ATTEMPT": "{handle} is in a later attempt than the one reported",
-}
-
 
 class HandleServicer:
     """Take a file, say what became of it."""
@@ -48,6 +36,7 @@ class HandleServicer:
         self._reserver = reserver
         self._settler = settler
         self._reader = HandleReader(store)
+        self._offering = Offering(store, reserver)
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -65,7 +54,10 @@ class HandleServicer:
         timeout = _span(request, "timeout")
         async with _Wait(self._reserver, queue, request, want=1, request_id=request_id, timeout=timeout) as wait:
             while (result := await wait.result(interval)) is None:
-                progress = pb.Progress(counts=messages.counts(await queue.standing()))
+                progress = pb.Progress(
+                    counts=messages.counts(await queue.standing()),
+                    hindrances=await self._hindrances(queue, request.cpu_site),
+                )
                 await call.send(pb.NextFileResponse(progress=progress))
             if isinstance(result, Given):
                 files = await self._files(standing, request.worker_id, request.cpu_site, result.rows)
@@ -73,9 +65,9 @@ class HandleServicer:
                 wait.handed_over()
                 await call.send(pb.NextFileResponse(reserved=files[0]))
             elif isinstance(result, Ended):
-                await call.send(pb.NextFileResponse(project_ended=_ended(result)))
+                await call.send(pb.NextFileResponse(project_ended=messages.project_ended(result.standing)))
             else:
-                await call.send(pb.NextFileResponse(timed_out=_timed_out(result, await queue.standing())))
+                await call.send(pb.NextFileResponse(timed_out=await self._timed_out(result, queue, request.cpu_site)))
 
     async def ReserveFiles(self, request: pb.ReserveFilesRequest, call: Call) -> pb.ReserveFilesResponse:
         """Wait for files, in one answer."""
@@ -99,54 +91,55 @@ class HandleServicer:
                 wait.handed_over()
                 return pb.ReserveFilesResponse(files=files)
         if isinstance(result, Ended):
-            return pb.ReserveFilesResponse(project_ended=_ended(result))
-        return pb.ReserveFilesResponse(timed_out=_timed_out(result, await queue.standing()))
+            return pb.ReserveFilesResponse(project_ended=messages.project_ended(result.standing))
+        return pb.ReserveFilesResponse(timed_out=await self._timed_out(result, queue, request.cpu_site))
 
     async def _files(
         self, standing: Standing, worker_id: str, cpu_site: str, rows: Sequence[Row], *, shift: int = 1
     ) -> list[pb.ReservedFile]:
-        """Shape what was reserved. `shift` is what the row's attempts lack of the running attempt's number."""
-        replicas: dict[int, list[messages.Row]] = {}
-        if not standing.virtual:
-            handle_ids = [row["handle_id"] for row in rows]
-            for row in await self._store.readable_replicas(standing.project_id, handle_ids):
-                replicas.setdefault(row["handle_id"], []).append(row)
-        files = []
-        for row in rows:
-            did = project_pb2.Did(namespace=row["namespace"], name=row["name"])
-            handle = project_pb2.Handle(
-                project_id=standing.project_id,
-                handle_id=row["handle_id"],
-                did=did,
-                state=project_pb2.HANDLE_STATE_RESERVED,
-                worker_id=worker_id,
-                attempts=row["attempts"] + shift,
-                attributes_json=with_timeouts(row["attributes"], row["timeouts"]),
-                reserve_time=messages.timestamp(row["reserved_at"]),
-                lease_expire_time=messages.timestamp(row["lease_until"]),
-                replicas=messages.readable_replicas(
-                    did, replicas.get(row["handle_id"], ()), self._reserver.storage, cpu_site
-                ),
-            )
-            files.append(pb.ReservedFile(handle=handle, project_attributes_json=standing.attributes))
-        return files
+        handles = await self._offering.handles(standing, worker_id, cpu_site, rows, shift=shift)
+        return [pb.ReservedFile(handle=handle, project_attributes_json=standing.attributes) for handle in handles]
+
+    async def _timed_out(self, result: Waited, queue: ProjectQueue, cpu_site: str) -> pb.TimedOut:
+        cause = pb.TimedOut.CAUSE_DRAINING if result.draining else pb.TimedOut.CAUSE_TIMEOUT
+        counts = messages.counts(await queue.standing())
+        return pb.TimedOut(cause=cause, counts=counts, hindrances=await self._hindrances(queue, cpu_site))
+
+    async def _hindrances(self, queue: ProjectQueue, cpu_site: str) -> project_pb2.Hindrances:
+        return messages.hindrances(await self._reserver.hindrances(queue, cpu_site))
+
+    async def Work(self, requests: AsyncIterator[pb.WorkRequest], call: Call) -> None:
+        """Run a worker's session."""
+        first = await anext(requests, None)
+        if first is None or not first.HasField("start"):
+            raise invalid("start", "the first message must have `start`")
+        start = first.start
+        session_id = messages.request_uuid(start.session_id, "start.session_id")
+        if session_id is None:
+            raise invalid("start.session_id", "a session has an id: a UUID")
+        if len(start.holding) > _MOST:
+            raise invalid("start.holding", f"{len(start.holding)} leases: at most {_MOST}")
+        queue, _ = await self._work_on(start.project_id, start.worker_id, call)
+        session = Session(self._store, self._reserver, self._settler, self._offering, queue, start, session_id)
+        await session.run(requests, first, call.send)
 
     # --- reporting ---------------------------------------------------------------------------------------------------
 
     async def Report(self, request: pb.ReportRequest, call: Call) -> pb.ReportResponse:
         """Take reports."""
-        if len(request.reports) > _MOST:
-            raise invalid("reports", f"{len(request.reports)} reports in one request: at most {_MOST}")
+        if len(request.reports) > MOST_REPORTS:
+            raise invalid("reports", f"{len(request.reports)} reports in one request: at most {MOST_REPORTS}")
         await self._work_on(request.project_id, request.worker_id, call)
         request_id = messages.request_uuid(request.request_id)
+        outcomes = [outcome_of(report, f"reports[{number}]") for number, report in enumerate(request.reports)]
         handle_ids = await self._handle_ids(request)
         said: list[Said] = [
-            (handle_id, report.attempt, 0, request.worker_id, _outcome(report), request_id, report.code, report.message)
-            for handle_id, report in zip(handle_ids, request.reports, strict=True)
+            (handle_id, report.attempt, 0, request.worker_id, outcome, request_id, report.code, report.message)
+            for handle_id, report, outcome in zip(handle_ids, request.reports, outcomes, strict=True)
         ]
         settled = await self._settler.settle(request.project_id, said) if said else []
         refusals = [
-            one.refusal and _refusal(one.refusal, request, report)
+            one.refusal and refusal(one.refusal, request.project_id, request.worker_id, _name(report))
             for one, report in zip(settled, request.reports, strict=True)
         ]
         if len(refusals) == 1 and isinstance(refusals[0], Refusal):
@@ -156,10 +149,10 @@ class HandleServicer:
             results=[
                 pb.ReportResult(
                     handle=handles.get(handle_id),
-                    refusal=refusal.reason if refusal else "",
-                    refusal_message=refusal.message if refusal else "",
+                    refusal=refused.reason if refused else "",
+                    refusal_message=refused.message if refused else "",
                 )
-                for handle_id, refusal in zip(handle_ids, refusals, strict=True)
+                for handle_id, refused in zip(handle_ids, refusals, strict=True)
             ]
         )
 
@@ -167,11 +160,6 @@ class HandleServicer:
         """Handle ids of the reports, those given as DIDs looked up; 0 = not in the project."""
         dids = []
         for number, report in enumerate(request.reports):
-            if report.outcome not in _OUTCOMES:
-                raise invalid(
-                    f"reports[{number}].outcome",
-                    f"outcome {report.outcome}: expected DONE, FAILED_RETRY, FAILED_FINAL or RELEASED",
-                )
             if not report.handle_id:
                 if not report.HasField("did"):
                     raise invalid(f"reports[{number}]", "neither handle_id nor did is given")
@@ -202,17 +190,16 @@ class HandleServicer:
         """Extend leases."""
         if len(request.leases) > _MOST:
             raise invalid("leases", f"{len(request.leases)} leases in one request: at most {_MOST}")
-        await self._work_on(request.project_id, request.worker_id, call)
+        queue, _ = await self._work_on(request.project_id, request.worker_id, call)
         leases = [(lease.handle_id, lease.attempt) for lease in request.leases]
         rows = await self._store.renew(request.project_id, request.worker_id, leases)
         held = {(row["handle_id"], row["attempts"]) for row in rows}
+        gone = [lease for lease in leases if lease not in held]
         return pb.RenewLeaseResponse(
-            lost=[
-                pb.Lease(handle_id=handle_id, attempt=attempt)
-                for handle_id, attempt in leases
-                if (handle_id, attempt) not in held
-            ],
+            lost=await explain_losses(self._store, request.project_id, request.worker_id, gone),
             expire_time=messages.timestamp(rows[0]["lease_until"]) if rows else None,
+            project_state=messages.PROJECT_STATE[(await queue.standing()).state],
+            draining=self._reserver.draining,
         )
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -236,8 +223,7 @@ class HandleServicer:
         rows = await self._store.handles_by_id(request.project_id, [handle_id])
         if not rows:
             name = str(request.handle_id) if request.handle_id else ":".join(did)
-            message = _REFUSALS["HANDLE_NOT_FOUND"].format(project=request.project_id, handle=name)
-            raise Refusal("HANDLE_NOT_FOUND", message, metadata={"handle": name})
+            raise refusal("HANDLE_NOT_FOUND", request.project_id, "", name)
         handles = await self._reader.shaped(request.project_id, rows, with_replicas=True)
         return pb.GetHandleResponse(handle=handles[0])
 
@@ -326,16 +312,6 @@ def _refuse_repetition(handle_ids: Sequence[int]) -> None:
             seen.add(handle_id)
 
 
-def _ended(result: Ended) -> pb.ProjectEnded:
-    return pb.ProjectEnded(state=messages.PROJECT_STATE[result.state])
-
-
-def _timed_out(result: Waited | None, standing: Standing) -> pb.TimedOut:
-    draining = result is not None and result.draining
-    cause = pb.TimedOut.CAUSE_DRAINING if draining else pb.TimedOut.CAUSE_TIMEOUT
-    return pb.TimedOut(cause=cause, counts=messages.counts(standing))
-
-
 def _span(request: Any, field: str) -> float | None:
     if not request.HasField(field):
         return None
@@ -345,11 +321,5 @@ def _span(request: Any, field: str) -> float | None:
     return value
 
 
-def _outcome(report: pb.FileReport) -> Outcome:
-    return _OUTCOMES[report.outcome]
-
-
-def _refusal(reason: str, request: pb.ReportRequest, report: pb.FileReport) -> Refusal:
-    handle = str(report.handle_id) if report.handle_id else f"{report.did.namespace}:{report.did.name}"
-    message = _REFUSALS[reason].format(project=request.project_id, handle=handle, worker=request.worker_id)
-    return Refusal(reason, message, metadata={"handle": handle, "worker_id": request.worker_id})
+def _name(report: pb.FileReport) -> str:
+    return str(report.handle_id) if report.handle_id else f"{report.did.namespace}:{report.did.name}"

@@ -4,12 +4,12 @@
 
     handle    initial ──reserve──▶ reserved ──done──▶ done
                  ▲  ▲                 │ │
-                 │  └──retry,timeout──┘ └──failed, timeout without retry──▶ failed
+                 │  └──retry,timeout──┘ └──failed, timeout without retry, attempts used up──▶ failed
                  └──────────────── restart (from any) ───────────────────────┘
 
     project   active ──last handle over──▶ done | failed
                  │ ▲                          │
-                 │ └── activate, restart ─────┤
+                 │ └── activate, restart, add ┤
                  ├──cancel────▶ cancelled ────┤
                  └──idle──────▶ abandoned ────┘   (also by the next request for a file, and by a report)
 """
@@ -66,21 +66,21 @@ AFTER: Mapping[Outcome, HandleState] = {
 ENDED = frozenset({ProjectState.DONE, ProjectState.FAILED, ProjectState.CANCELLED})
 
 
-def is_over(files: int, done: int, failed: int) -> bool:
-    """Whether every handle of a project is done or failed. A project without files never gets there by itself."""
-    return files > 0 and done + failed == files
+def is_over(files: int, done: int, failed: int, *, open_list: bool = False) -> bool:
+    """Whether every handle of a project is done or failed, and no more will come. Without files it never gets there by itself."""
+    return files > 0 and not open_list and done + failed == files
 
 
-def after_report(state: ProjectState, files: int, done: int, failed: int) -> ProjectState:
+def after_report(state: ProjectState, files: int, done: int, failed: int, *, open_list: bool = False) -> ProjectState:
     """State of a project after a handle was settled; the counts are those afterwards."""
     if state not in (ProjectState.ACTIVE, ProjectState.ABANDONED):
         return state
-    return _ended_or_active(files, done, failed)
+    return _ended_or_active(files, done, failed, open_list)
 
 
-def after_activate(state: ProjectState, files: int, done: int, failed: int) -> ProjectState:
+def after_activate(state: ProjectState, files: int, done: int, failed: int, *, open_list: bool = False) -> ProjectState:
     """State of a project that somebody activates."""
-    return state if state is ProjectState.ACTIVE else _ended_or_active(files, done, failed)
+    return state if state is ProjectState.ACTIVE else _ended_or_active(files, done, failed, open_list)
 
 
 def after_restart(state: ProjectState, files: int, done: int, failed: int, restarted: int) -> ProjectState:
@@ -88,13 +88,28 @@ def after_restart(state: ProjectState, files: int, done: int, failed: int, resta
     return ProjectState.ACTIVE if restarted and done + failed < files else state
 
 
-def hands_out(state: ProjectState, files: int, done: int, failed: int) -> bool:
+def after_adding(
+    state: ProjectState, files: int, done: int, failed: int, added: int, *, open_list: bool
+) -> ProjectState:
+    """State of a project (not a cancelled one) after files were added to it, or its list was opened or closed."""
+    if added or open_list:
+        return ProjectState.ACTIVE
+    return after_report(state, files, done, failed) if is_over(files, done, failed) else state
+
+
+def after_failure(outcome: Outcome, attempts: int, max_attempts: int | None) -> HandleState:
+    """Where a reserved handle goes: what would be tried again is given up once its attempts are used up."""
+    again = outcome in (Outcome.RETRY, Outcome.TIMEOUT_RETRY)
+    return HandleState.FAILED if again and max_attempts and attempts >= max_attempts else AFTER[outcome]
+
+
+def hands_out(state: ProjectState, files: int, done: int, failed: int, *, open_list: bool = False) -> bool:
     """Whether a worker that asks may still get a file, now or later."""
-    return state in (ProjectState.ACTIVE, ProjectState.ABANDONED) and done + failed < files
+    return state in (ProjectState.ACTIVE, ProjectState.ABANDONED) and (open_list or done + failed < files)
 
 
-def _ended_or_active(files: int, done: int, failed: int) -> ProjectState:
-    if not is_over(files, done, failed):
+def _ended_or_active(files: int, done: int, failed: int, open_list: bool) -> ProjectState:
+    if not is_over(files, done, failed, open_list=open_list):
         return ProjectState.ACTIVE
     return ProjectState.FAILED if failed else ProjectState.DONE
 

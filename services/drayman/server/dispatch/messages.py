@@ -11,9 +11,11 @@ import asyncpg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from drayman.dispatch.v1 import handle_service_pb2 as handle_pb
 from drayman.dispatch.v1 import project_pb2 as pb
 from drayman.dispatch.v1 import storage_service_pb2 as storage_pb
 from drayman.server.dispatch.attributes import with_timeouts
+from drayman.server.dispatch.hindrance import Hindrances
 from drayman.server.dispatch.proximity import nearness
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.storage_map import StorageMap
@@ -45,6 +47,23 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+class Moments:
+    """Turns database times into messages, each but once: rows of one statement share theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[datetime, Timestamp] = {}
+
+    def of(self, moment: datetime | None) -> Timestamp | None:
+        """Return the message of a moment; who gets it copies it."""
+        if moment is None:
+            return None
+        found = self._known.get(moment)
+        if found is None:
+            found = self._known[moment] = Timestamp()
+            found.FromDatetime(moment)
+        return found
 
 
 def duration(seconds: float | None) -> Duration | None:
@@ -87,12 +106,67 @@ def project(row: Row) -> pb.Project:
         end_time=timestamp(row["ended_at"]),
         counts=_counts(row["files"], row["initial"], row["done"], row["failed"]),
         virtual=row["virtual"],
+        max_attempts=row["max_attempts"] or 0,
+        max_running=row["max_running"] or 0,
+        open=row["open"],
+        reason=_why_cancelled(row),
+    )
+
+
+def _why_cancelled(row: Row) -> pb.Reason | None:
+    if row["reason_at"] is None:
+        return None
+    return pb.Reason(
+        code=row["reason_code"] or "",
+        message=row["reason_message"] or "",
+        username=row["reason_username"] or "",
+        time=timestamp(row["reason_at"]),
+    )
+
+
+def _why_not_done(row: Row) -> pb.Reason | None:
+    if row["reason_at"] is None:
+        return None
+    return pb.Reason(
+        code=row["code"] or "",
+        message=row["message"] or "",
+        worker_id=row["worker_id"] or "",
+        site=row["site"] or "",
+        time=timestamp(row["reason_at"]),
     )
 
 
 def counts(standing: Standing) -> pb.HandleCounts:
     """Counts of a project in memory."""
     return _counts(standing.files, standing.initial, standing.done, standing.failed)
+
+
+def hindrances(found: Hindrances) -> pb.Hindrances:
+    """Shape what stands in the way."""
+    return pb.Hindrances(
+        ready=found.ready,
+        at_limit=found.at_limit,
+        reserved=found.reserved,
+        oldest_reserve_time=timestamp(found.oldest_reserved_at),
+        oldest_worker_id=found.oldest_worker_id,
+        no_replica=found.no_replica,
+        replica_unavailable=found.replica_unavailable,
+        rse_down=found.rse_down,
+        rse_disabled=found.rse_disabled,
+        rses=found.rses,
+        retrying=found.retrying,
+    )
+
+
+def project_ended(standing: Standing) -> handle_pb.ProjectEnded:
+    """Say that a project hands out nothing any more."""
+    why = standing.why_cancelled
+    ended = handle_pb.ProjectEnded(state=PROJECT_STATE[standing.state])
+    if why is not None:
+        ended.reason.CopyFrom(
+            pb.Reason(code=why.code, message=why.message, username=why.username, time=timestamp(why.at))
+        )
+    return ended
 
 
 def _counts(files: int, initial: int, done: int, failed: int) -> pb.HandleCounts:
@@ -113,6 +187,7 @@ def handle(project_id: int, row: Row, replicas: Iterable[pb.Replica] = ()) -> pb
         reserve_time=timestamp(row["reserved_at"]),
         lease_expire_time=timestamp(row["lease_until"]),
         replicas=replicas,
+        reason=_why_not_done(row),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import grpc.aio
@@ -14,12 +15,15 @@ from drayman.auth.v1 import user_service_pb2 as auth_pb
 from drayman.auth.v1 import user_service_pb2_grpc as auth_grpc
 from drayman.dispatch.v1 import project_pb2
 from drayman.dispatch.v1 import project_service_pb2 as pb
-from drayman.server.dispatch import attributes, messages
+from drayman.server.dispatch import attributes, messages, searching
 from drayman.server.dispatch.creation import Creator, Rules, check_attributes
+from drayman.server.dispatch.growth import Grower
+from drayman.server.dispatch.hindrance import summary
 from drayman.server.dispatch.reading import HandleReader
 from drayman.server.dispatch.reserver import Reserver
 from drayman.server.dispatch.store import Row, Store
 from drayman.server.dispatch.sweeper import Housekeeper
+from drayman.server.dispatch.watching import Watching
 from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal, invalid
 
@@ -32,11 +36,20 @@ class ProjectServicer:
     """Projects: made, read and steered."""
 
     def __init__(
-        self, store: Store, creator: Creator, reserver: Reserver, housekeeper: Housekeeper, auth: grpc.aio.Channel
+        self,
+        store: Store,
+        creator: Creator,
+        grower: Grower,
+        reserver: Reserver,
+        watching: Watching,
+        housekeeper: Housekeeper,
+        auth: grpc.aio.Channel,
     ) -> None:
         self._store = store
         self._creator = creator
+        self._grower = grower
         self._reserver = reserver
+        self._watching = watching
         self._reader = HandleReader(store)
         self._housekeeper = housekeeper
         self._users = auth_grpc.UserServiceStub(auth)
@@ -60,9 +73,24 @@ class ProjectServicer:
             spec.users,
             spec.roles,
             messages.request_uuid(spec.request_id, "spec.request_id"),
+            spec.open,
+            _cap(spec.max_attempts, "spec.max_attempts"),
+            _cap(spec.max_running, "spec.max_running"),
         )
         project_id = await self._creator.create(rules, requests)
         return pb.CreateProjectResponse(project=messages.project(await self._project(project_id)))
+
+    async def AddFiles(self, requests: AsyncIterator[pb.AddFilesRequest], call: Call) -> pb.AddFilesResponse:
+        """Add streamed files to a project."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("part") != "begin":
+            raise invalid("part", "the first message must be `begin`")
+        begin = first.begin
+        await self._owned(begin.project_id, call)
+        request_id = messages.request_uuid(begin.request_id, "begin.request_id")
+        added = await self._grower.add(begin, request_id, call.caller.username, requests)
+        project = await self._after(begin.project_id)
+        return pb.AddFilesResponse(project=project, added=added.added, skipped=added.skipped)
 
     async def CopyProject(self, request: pb.CopyProjectRequest, call: Call) -> pb.CopyProjectResponse:
         """Make a project out of another one."""
@@ -76,6 +104,8 @@ class ProjectServicer:
             _changed(request, "worker_timeout", original["worker_timeout"]),
             _changed(request, "idle_timeout", original["idle_timeout"]),
             request_id=messages.request_uuid(request.request_id, "request_id"),
+            max_attempts=original["max_attempts"],
+            max_running=original["max_running"],
         )
         project_id = await self._creator.copy(request.project_id, rules, request.file_attributes_json)
         return pb.CopyProjectResponse(project=messages.project(await self._project(project_id)))
@@ -101,6 +131,32 @@ class ProjectServicer:
         token = _page_token(rows[limit - 1]["project_id"]) if len(rows) > limit else ""
         return pb.ListProjectsResponse(projects=map(messages.project, rows[:limit]), next_page_token=token)
 
+    async def SearchProjects(self, request: pb.SearchProjectsRequest, _call: Call) -> pb.SearchProjectsResponse:
+        """Find projects."""
+        rows, token = await searching.page(self._store, request)
+        return pb.SearchProjectsResponse(projects=map(messages.project, rows), next_page_token=token)
+
+    async def WatchProject(self, request: pb.WatchProjectRequest, call: Call) -> None:
+        """Stream how a project stands."""
+        interval = messages.seconds(request.interval) if request.HasField("interval") else 1.0
+        if interval < 0:
+            raise invalid("interval", f"interval of {interval:g} s is negative")
+        async with aclosing(self._watching.watch(request.project_id, interval)) as views:
+            async for view in views:
+                await call.send(view)
+
+    async def ExplainProject(self, request: pb.ExplainProjectRequest, _call: Call) -> pb.ExplainProjectResponse:
+        """Say what stands in the way."""
+        project = await self._project(request.project_id)
+        queue = self._reserver.queue(request.project_id)
+        queue.changed()  # what other replicas handed out since the last look counts too
+        found = await self._reserver.hindrances(queue, request.cpu_site)
+        return pb.ExplainProjectResponse(
+            project=messages.project(project),
+            hindrances=messages.hindrances(found),
+            summary=summary(await queue.standing(), found),
+        )
+
     async def ListHandles(self, request: pb.ListHandlesRequest, call: Call) -> None:
         """Stream handles."""
         await self._project(request.project_id)
@@ -111,6 +167,7 @@ class ProjectServicer:
             after=request.after_handle_id,
             limit=request.limit,
             with_replicas=request.with_replicas,
+            reason_code=request.reason_code or None,
         )
         async for batch in batches:
             await call.send(pb.ListHandlesResponse(handles=batch))
@@ -118,7 +175,10 @@ class ProjectServicer:
     async def CancelProject(self, request: pb.CancelProjectRequest, call: Call) -> pb.CancelProjectResponse:
         """Stop handing out."""
         await self._owned(request.project_id, call)
-        await self._store.cancel(request.project_id, call.caller.username)
+        for field in ("code", "message"):
+            if "\x00" in getattr(request, field):
+                raise invalid(field, f"{field} contains NUL")
+        await self._store.cancel(request.project_id, call.caller.username, request.code, request.message)
         return pb.CancelProjectResponse(project=await self._after(request.project_id))
 
     async def ActivateProject(self, request: pb.ActivateProjectRequest, call: Call) -> pb.ActivateProjectResponse:
@@ -138,6 +198,7 @@ class ProjectServicer:
             handle_ids = list((await self._store.find_handles(request.project_id, dids)).values())
         states = [messages.HANDLE_STATE_NAME.get(state, "") for state in request.states]
         restarted = await self._store.restart(request.project_id, states, handle_ids, call.caller.username)
+        self._reserver.leases_ended(request.project_id)
         return pb.RestartHandlesResponse(project=await self._after(request.project_id), restarted=restarted)
 
     async def DeleteProject(self, request: pb.DeleteProjectRequest, call: Call) -> pb.DeleteProjectResponse:
@@ -195,6 +256,12 @@ def _span(message: Duration, field: str) -> float | None:
     value = messages.seconds(message)
     if value < 0 or value > _LONGEST_SPAN:
         raise invalid(field, f"{field} of {value:g} s: expected 0 (none) to {_LONGEST_SPAN:.0f} s")
+    return value or None
+
+
+def _cap(value: int, field: str) -> int | None:
+    if value < 0:
+        raise invalid(field, f"{field} {value}: expected a positive number, or 0 for none")
     return value or None
 
 

@@ -11,19 +11,25 @@
 ------------------------------------------------------------------------------------------------------------------------
 
 -- name: draw
--- Reserve for many wishes at once: $2-$5 groups to draw from, how many of each, and where in $6, $7 (worker and request of each
+-- Reserve for many wishes at once: $2-$5 groups to draw from, how many of each, and where in $6-$8 (worker, request and site of each
 -- wish) the group's wishes begin. One row per group at least, with what is left in it.
--- handle_ready from each group's lower bound; handle, file and ready_group by primary key.
+-- handle_ready from each group's lower bound; tally, handle, file and ready_group by primary key.
 -- The bound stays where it is if something came back to the group after this statement's snapshot was taken.
 WITH open AS (
     SELECT project_id, worker_timeout
       FROM dispatch.project
      WHERE project_id = $1 AND state = 'active'
        FOR SHARE
+), capped AS MATERIALIZED ( -- where there is no limit this finds nothing, locks nothing and counts nothing
+    SELECT project_id, max_running - running AS room
+      FROM dispatch.tally
+     WHERE project_id = $1 AND max_running IS NOT NULL
+       FOR UPDATE
 ), seen AS MATERIALIZED (
     SELECT attempts, location_id, freed FROM dispatch.ready_group WHERE project_id = $1
 ), chosen AS MATERIALIZED (
-    SELECT g.project_id, g.attempts, g.location_id, g.low, g.ready, g.freed, w.take, w.begins, open.worker_timeout
+    SELECT g.project_id, g.attempts, g.location_id, g.low, g.ready, g.freed, w.take, w.begins, open.worker_timeout,
+           (SELECT room FROM capped) AS room
       FROM open
       JOIN unnest($2::int[], $3::int[], $4::int[], $5::int[]) AS w (attempts, location_id, take, begins) ON true
       JOIN dispatch.ready_group g
@@ -31,7 +37,7 @@ WITH open AS (
      ORDER BY g.attempts, g.location_id
        FOR UPDATE OF g
 ), picked AS MATERIALIZED (
-    SELECT c.project_id, c.attempts, c.location_id, c.worker_timeout, h.handle_id,
+    SELECT c.project_id, c.attempts, c.location_id, c.worker_timeout, c.room, h.handle_id,
            c.begins + row_number() OVER (PARTITION BY c.attempts, c.location_id ORDER BY h.handle_id) AS place
       FROM chosen c
      CROSS JOIN LATERAL (
@@ -46,11 +52,13 @@ WITH open AS (
     UPDATE dispatch.handle h
        SET state = 'reserved', attempts = h.attempts + 1, deliveries = 1, reserved_at = now(),
            lease_until = now() + k.worker_timeout * interval '1 second',
-           worker_id = ($6::text[])[k.place], request_id = ($7::uuid[])[k.place]
+           worker_id = ($6::text[])[k.place], request_id = ($7::uuid[])[k.place], site = ($8::text[])[k.place]
       FROM picked k
      WHERE h.project_id = k.project_id AND h.handle_id = k.handle_id AND h.state::text = 'initial'
        AND h.attempts = k.attempts AND h.location_id = k.location_id
-    RETURNING h.project_id, h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.timeouts, h.reserved_at, h.lease_until
+       AND (k.room IS NULL OR k.place <= k.room)
+    RETURNING h.project_id, h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.site, h.timeouts, h.reserved_at,
+              h.lease_until
 ), drawn AS (
     SELECT attempts, location_id, count(*) AS taken, max(handle_id) AS top FROM marked GROUP BY 1, 2
 ), moved AS (
@@ -60,9 +68,15 @@ WITH open AS (
       FROM drawn d
       JOIN seen s ON s.attempts = d.attempts AND s.location_id = d.location_id
      WHERE g.project_id = $1 AND g.attempts = d.attempts AND g.location_id = d.location_id
+), counted AS (
+    UPDATE dispatch.tally t SET running = t.running + (SELECT count(*) FROM marked)
+      FROM capped c WHERE t.project_id = c.project_id
 ), logged AS (
-    INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id)
-    SELECT $1, handle_id, 'reserve', 'initial', 'reserved', attempts + 1, worker_id FROM marked
+    INSERT INTO dispatch.handle_log
+           (project_id, event, old_state, state, low, high, handle_ids, attempts, worker_ids, sites)
+    SELECT $1, 'reserve', 'initial', 'reserved', min(handle_id), max(handle_id),
+           array_agg(handle_id), array_agg(attempts + 1), array_agg(worker_id), array_agg(site)
+      FROM marked HAVING count(*) > 0
 )
 SELECT c.attempts, c.location_id, c.ready - coalesce(d.taken, 0) AS ready,
        m.place, m.handle_id, m.timeouts, m.reserved_at, m.lease_until, f.namespace, f.name, f.attributes
@@ -76,38 +90,48 @@ SELECT c.attempts, c.location_id, c.ready - coalesce(d.taken, 0) AS ready,
 -- what is missing was refused and is looked up by `standing`. An end of the project is noticed here, whatever ended its last handle.
 -- tally, handle, ready_group, project by primary key.
 WITH turn AS MATERIALIZED (
-    SELECT project_id FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
+    SELECT project_id, max_attempts FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
 ), said AS MATERIALIZED (
-    SELECT turn.project_id, r.*
+    SELECT turn.project_id, turn.max_attempts, r.*
       FROM turn
      CROSS JOIN unnest($2::bigint[], $3::int[], $4::int[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[])
            WITH ORDINALITY AS r (handle_id, attempt, delivery, worker_id, outcome, request_id, code, message, place)
 ), settled AS (
     UPDATE dispatch.handle h
-       SET state = (CASE s.outcome
-                    WHEN 'done' THEN 'done' WHEN 'failed' THEN 'failed' WHEN 'timeout_final' THEN 'failed'
+       SET state = (CASE
+                    WHEN s.outcome = 'done' THEN 'done'
+                    WHEN s.outcome IN ('failed', 'timeout_final') THEN 'failed'
+                    WHEN s.outcome IN ('retry', 'timeout_retry') AND h.attempts >= s.max_attempts THEN 'failed'
                     ELSE 'initial' END)::dispatch.handle_state,
            attempts = h.attempts - (s.outcome = 'released')::int,
            timeouts = h.timeouts + (s.outcome LIKE 'timeout%')::int,
            lease_until = NULL,
-           request_id = s.request_id
+           request_id = s.request_id,
+           code = CASE WHEN s.outcome IN ('retry', 'timeout_retry') AND h.attempts >= s.max_attempts THEN 'MAX_ATTEMPTS'
+                       ELSE nullif(s.code, '') END,
+           message = CASE WHEN s.outcome IN ('retry', 'timeout_retry') AND h.attempts >= s.max_attempts
+                          THEN 'attempt ' || h.attempts || ' of ' || s.max_attempts || ': ' || concat_ws(': ', nullif(s.code, ''), nullif(s.message, ''))
+                          ELSE nullif(s.message, '') END,
+           reason_at = CASE WHEN s.outcome <> 'done' THEN now() END
       FROM said s
      WHERE h.project_id = s.project_id AND h.handle_id = s.handle_id
        AND h.state::text = 'reserved' AND h.worker_id = s.worker_id
        AND (s.attempt = 0 OR h.attempts = s.attempt)
        AND (s.delivery = 0 OR h.deliveries = s.delivery)
        AND (s.outcome NOT LIKE 'timeout%' OR h.lease_until <= now())
-    RETURNING s.place, s.outcome, s.code, s.message, h.handle_id, h.state, h.attempts, h.location_id, h.worker_id,
+    RETURNING s.place, s.outcome, h.code, h.message, h.handle_id, h.state, h.attempts, h.location_id, h.worker_id, h.site,
               h.timeouts, h.reserved_at
 ), summed AS (
     SELECT count(*) AS n, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed
       FROM settled
 ), counted AS (
     UPDATE dispatch.tally t
-       SET done = t.done + s.done, failed = t.failed + s.failed, active_at = now()
+       SET done = t.done + s.done, failed = t.failed + s.failed, active_at = now(),
+           running = CASE WHEN t.max_running IS NULL THEN 0 ELSE t.running - s.n END
       FROM summed s
      WHERE t.project_id = $1 AND s.n > 0
-    RETURNING t.files, t.done, t.failed, t.files > 0 AND t.done + t.failed = t.files AS over
+    RETURNING t.files, t.done, t.failed, t.max_running IS NOT NULL AS capped,
+              t.files > 0 AND NOT t.open AND t.done + t.failed = t.files AS over
 ), freed AS (
     INSERT INTO dispatch.ready_group AS g (project_id, attempts, location_id, ready, low, freed)
     SELECT $1, attempts, location_id, count(*), min(handle_id), 1
@@ -126,14 +150,18 @@ WITH turn AS MATERIALIZED (
     INSERT INTO dispatch.project_log (project_id, event, state)
     SELECT $1, CASE WHEN state = 'active' THEN 'activate' ELSE 'release' END, state FROM became
 ), logged AS (
-    INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id, code, message)
-    SELECT $1, handle_id,
-           CASE WHEN outcome LIKE 'timeout%' THEN 'worker_timeout' WHEN outcome = 'retry' THEN 'failed' ELSE outcome END,
-           'reserved', state, attempts, worker_id, nullif(code, ''), nullif(message, '')
-      FROM settled
+    INSERT INTO dispatch.handle_log
+           (project_id, event, old_state, state, low, high, handle_ids, attempts, worker_ids, sites, codes, messages)
+    SELECT $1, event, 'reserved', state, min(handle_id), max(handle_id), array_agg(handle_id), array_agg(attempts),
+           array_agg(worker_id), array_agg(site),
+           CASE WHEN count(code) > 0 THEN array_agg(code) END, CASE WHEN count(message) > 0 THEN array_agg(message) END
+      FROM (SELECT *, CASE WHEN outcome LIKE 'timeout%' THEN 'worker_timeout' WHEN outcome = 'retry' THEN 'failed' ELSE outcome END
+                   AS event
+              FROM settled) e
+     GROUP BY event, state
 )
 SELECT s.place, s.handle_id, s.state::text AS state, s.attempts, s.location_id, s.timeouts, s.reserved_at,
-       c.files, c.done, c.failed, b.state::text AS became
+       c.files, c.done, c.failed, c.capped, b.state::text AS became
   FROM settled s CROSS JOIN counted c LEFT JOIN became b ON true;
 
 -- name: standing
@@ -153,6 +181,16 @@ WITH again AS (
 SELECT a.*, f.namespace, f.name, f.attributes
   FROM again a JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = a.handle_id
  ORDER BY a.handle_id;
+
+-- name: oldest_lease
+-- Who holds a file of a project longest. handle_reserved: as many rows as files are in flight.
+SELECT reserved_at, worker_id FROM dispatch.handle WHERE project_id = $1 AND state = 'reserved' ORDER BY reserved_at LIMIT 1;
+
+-- name: held
+-- What a worker's session holds. handle_reserved.
+SELECT handle_id, attempts, reserved_at, lease_until
+  FROM dispatch.handle
+ WHERE project_id = $1 AND worker_id = $2 AND state = 'reserved' AND request_id = $3;
 
 -- name: renew
 -- Extend the leases that are still held. handle by primary key.
@@ -191,7 +229,8 @@ SELECT f.handle_id, e.name AS rse, r.path, r.urls
 -- name: standings
 -- What the reserver keeps in memory of a project: rules, counts. Primary keys.
 SELECT p.project_id, p.owner, p.state::text AS state, p.attributes, p.virtual, p.retry_on_timeout, p.worker_timeout,
-       p.users, p.roles, t.files, t.done, t.failed
+       p.users, p.roles, p.reason_code, p.reason_message, p.reason_username, p.reason_at,
+       t.files, t.done, t.failed, t.open, t.max_attempts, t.max_running
   FROM dispatch.project p JOIN dispatch.tally t USING (project_id)
  WHERE p.project_id = $1;
 
@@ -278,13 +317,70 @@ SELECT project_id FROM dispatch.project WHERE owner = $1 AND request_id = $2;
 INSERT INTO dispatch.handle (project_id, handle_id, location_id, timeouts)
 SELECT f.project_id, f.handle_id, coalesce(p.location_id, 1), 0
   FROM dispatch.file f LEFT JOIN dispatch.placement p USING (namespace, name)
- WHERE f.project_id = $1 AND f.handle_id > $2;
+ WHERE f.project_id = $1 AND f.handle_id > $2 AND f.handle_id <= $3;
 
 -- name: insert_virtual_handles
-INSERT INTO dispatch.handle (project_id, handle_id, location_id) SELECT $1, n, 0 FROM generate_series($2::bigint + 1, $3::bigint) n;
+INSERT INTO dispatch.handle (project_id, handle_id, location_id)
+SELECT project_id, handle_id, 0 FROM dispatch.file WHERE project_id = $1 AND handle_id > $2 AND handle_id <= $3;
 
 -- name: insert_tally
-INSERT INTO dispatch.tally (project_id, files) VALUES ($1, $2);
+INSERT INTO dispatch.tally (project_id, files, last_handle, open, max_attempts, max_running) VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: log_creation
+-- One row for all handles that a project begins with, or that were added at once.
+INSERT INTO dispatch.handle_log (project_id, event, state, low, high) VALUES ($1, 'create', 'initial', $2, $3);
+
+-- name: stage_files
+-- Files on their way into a project, until it is known which of them are new.
+CREATE TEMPORARY TABLE staged (place bigint, namespace text COLLATE "C", name text COLLATE "C", attributes text) ON COMMIT DROP;
+
+-- name: staged_twice
+SELECT namespace, name FROM staged GROUP BY namespace, name HAVING count(*) > 1 LIMIT 1;
+
+-- name: staged_again
+-- A staged file that the project has already. file_by_did.
+SELECT s.namespace, s.name FROM staged s JOIN dispatch.file f ON f.namespace = s.namespace AND f.name = s.name AND f.project_id = $1 LIMIT 1;
+
+-- name: unstage_existing
+DELETE FROM staged s USING dispatch.file f WHERE f.namespace = s.namespace AND f.name = s.name AND f.project_id = $1;
+
+-- name: take_handle_ids
+-- Give out $2 handle ids; returns the highest. On a connection of its own, so that nobody waits for the list.
+UPDATE dispatch.tally SET last_handle = last_handle + $2 WHERE project_id = $1 RETURNING last_handle;
+
+-- name: insert_staged
+-- Numbered as listed, inserted by name: who adds the same files at the same time waits for the other, and neither for each other.
+INSERT INTO dispatch.file (project_id, handle_id, namespace, name, attributes)
+SELECT $1, $2 + row_number() OVER (ORDER BY place), namespace, name, attributes FROM staged ORDER BY namespace, name;
+
+-- name: grow_groups
+-- The handles from $2 to $3 are ready. Call with tally and groups locked.
+INSERT INTO dispatch.ready_group AS g (project_id, attempts, location_id, ready, low, freed)
+SELECT project_id, attempts, location_id, count(*), min(handle_id), 1
+  FROM dispatch.handle
+ WHERE project_id = $1 AND handle_id BETWEEN $2 AND $3
+ GROUP BY 1, 2, 3
+ON CONFLICT (project_id, attempts, location_id)
+DO UPDATE SET ready = g.ready + excluded.ready, low = least(g.low, excluded.low), freed = g.freed + 1;
+
+-- name: grow_tally
+-- The clock, not now(): the transaction began with the stream, perhaps long ago.
+UPDATE dispatch.tally SET files = files + $2, open = coalesce($3, open), active_at = clock_timestamp() WHERE project_id = $1;
+
+-- name: close_list
+-- A project whose list is closed ends if nothing is left to do.
+UPDATE dispatch.project p
+   SET state = (CASE WHEN t.failed > 0 THEN 'failed' ELSE 'done' END)::dispatch.project_state, ended_at = clock_timestamp()
+  FROM dispatch.tally t
+ WHERE p.project_id = $1 AND t.project_id = $1 AND p.state IN ('active', 'abandoned')
+   AND NOT t.open AND t.files > 0 AND t.done + t.failed = t.files
+RETURNING p.state::text AS state;
+
+-- name: added_before
+-- What an earlier call of the same request added. project_log_by_project.
+SELECT (data ->> 'files')::bigint AS added, (data ->> 'skipped')::bigint AS skipped
+  FROM dispatch.project_log
+ WHERE project_id = $1 AND event = 'add' AND data @> jsonb_build_object('request_id', $2::text);
 
 -- name: insert_groups
 INSERT INTO dispatch.ready_group (project_id, attempts, location_id, ready, low)
@@ -325,11 +421,16 @@ SELECT handle_id, namespace, name, attributes FROM dispatch.file
  WHERE project_id = $1 AND handle_id > $2 ORDER BY handle_id LIMIT $3;
 
 -- name: projects
--- Projects by id with their counts. project_by_owner, project_by_state, project_by_facts or the primary key, as the filters are.
+-- Projects with their counts; `projects_listed` or `projects_found` goes on from here.
+-- project_by_owner, project_by_state, project_by_facts or the primary key, as the filters are.
 SELECT p.project_id, p.owner, p.state::text AS state, p.attributes, p.query, p.virtual, p.worker_timeout, p.idle_timeout,
-       p.users, p.roles, p.created_at, p.ended_at, t.files, t.done, t.failed,
+       p.users, p.roles, p.created_at, p.ended_at, p.reason_code, p.reason_message, p.reason_username, p.reason_at,
+       t.files, t.done, t.failed, t.open, t.max_attempts, t.max_running,
        coalesce((SELECT sum(g.ready) FROM dispatch.ready_group g WHERE g.project_id = p.project_id), 0)::bigint AS initial
-  FROM dispatch.project p JOIN dispatch.tally t USING (project_id)
+  FROM dispatch.project p JOIN dispatch.tally t USING (project_id);
+
+-- name: projects_listed
+-- Which of `projects`, and how many.
  WHERE p.project_id > $1
    AND ($2::bigint IS NULL OR p.project_id = $2)
    AND ($3::text IS NULL OR p.owner = $3)
@@ -339,27 +440,38 @@ SELECT p.project_id, p.owner, p.state::text AS state, p.attributes, p.query, p.v
  ORDER BY p.project_id
  LIMIT $7;
 
+-- name: projects_found
+-- Which of `projects` are looked at by a search; its condition, with parameters from $4 on, follows.
+ WHERE p.project_id > $1
+   AND ($2::text IS NULL OR p.owner = $2)
+   AND ($3::text IS NULL OR p.state = $3::dispatch.project_state);
+
+-- name: read_expressions
+-- Regular expressions, read whether or not a search gets to use them.
+SELECT count(*) FILTER (WHERE '' ~ e) FROM unnest($1::text[]) AS r (e);
+
 -- name: handles
 -- Handles of a project in creation order. Primary keys.
 SELECT h.handle_id, h.state::text AS state, h.worker_id, h.attempts, h.timeouts, h.reserved_at, h.lease_until,
-       f.namespace, f.name, f.attributes
+       h.site, h.code, h.message, h.reason_at, f.namespace, f.name, f.attributes
   FROM dispatch.handle h JOIN dispatch.file f USING (project_id, handle_id)
  WHERE h.project_id = $1 AND h.handle_id > $2
    AND ($3::text IS NULL OR h.state = $3::dispatch.handle_state)
    AND ($4::text IS NULL OR h.state <> $4::dispatch.handle_state)
+   AND ($6::text IS NULL OR h.code = $6)
  ORDER BY h.project_id, h.handle_id
  LIMIT $5;
 
 -- name: reserved_handles
 -- Handles reserved now. handle_reserved.
 SELECT h.handle_id, h.state::text AS state, h.worker_id, h.attempts, h.timeouts, h.reserved_at, h.lease_until,
-       f.namespace, f.name, f.attributes
+       h.site, h.code, h.message, h.reason_at, f.namespace, f.name, f.attributes
   FROM dispatch.handle h JOIN dispatch.file f USING (project_id, handle_id)
  WHERE h.project_id = $1 AND h.state = 'reserved' AND ($2::text IS NULL OR h.worker_id = $2);
 
 -- name: handles_by_id
 SELECT h.handle_id, h.state::text AS state, h.worker_id, h.attempts, h.timeouts, h.reserved_at, h.lease_until,
-       f.namespace, f.name, f.attributes
+       h.site, h.code, h.message, h.reason_at, f.namespace, f.name, f.attributes
   FROM dispatch.handle h JOIN dispatch.file f USING (project_id, handle_id)
  WHERE h.project_id = $1 AND h.handle_id = ANY ($2::bigint[]);
 
@@ -379,14 +491,19 @@ SELECT project_id FROM dispatch.ready_group WHERE project_id = ANY ($1::bigint[]
  ORDER BY project_id, attempts, location_id FOR UPDATE;
 
 -- name: cancel
-UPDATE dispatch.project SET state = 'cancelled', ended_at = now() WHERE project_id = $1 AND state <> 'cancelled' RETURNING project_id;
+UPDATE dispatch.project
+   SET state = 'cancelled', ended_at = now(), reason_code = nullif($2::text, ''), reason_message = nullif($3::text, ''),
+       reason_username = $4::text, reason_at = now()
+ WHERE project_id = $1 AND state <> 'cancelled'
+RETURNING project_id;
 
 -- name: activate
 -- Active again; or over at once if every handle is. Returns the state if it changed.
 UPDATE dispatch.project p
-   SET state = (CASE WHEN t.files = 0 OR t.done + t.failed < t.files THEN 'active' WHEN t.failed > 0 THEN 'failed' ELSE 'done' END)
-               ::dispatch.project_state,
-       ended_at = CASE WHEN t.files = 0 OR t.done + t.failed < t.files THEN NULL ELSE now() END
+   SET state = (CASE WHEN t.files = 0 OR t.open OR t.done + t.failed < t.files THEN 'active'
+                     WHEN t.failed > 0 THEN 'failed' ELSE 'done' END)::dispatch.project_state,
+       ended_at = CASE WHEN t.files = 0 OR t.open OR t.done + t.failed < t.files THEN NULL ELSE now() END,
+       reason_code = NULL, reason_message = NULL, reason_username = NULL, reason_at = NULL
   FROM dispatch.tally t
  WHERE p.project_id = $1 AND t.project_id = $1 AND p.state <> 'active'
 RETURNING p.state::text AS state;
@@ -404,7 +521,8 @@ WITH old AS MATERIALIZED (
        FOR UPDATE
 ), reset AS (
     UPDATE dispatch.handle h
-       SET state = 'initial', lease_until = NULL, worker_id = NULL, request_id = NULL
+       SET state = 'initial', lease_until = NULL, worker_id = NULL, request_id = NULL,
+           site = NULL, code = NULL, message = NULL, reason_at = NULL
       FROM old WHERE h.project_id = $1 AND h.handle_id = old.handle_id
 ), freed AS (
     INSERT INTO dispatch.ready_group AS g (project_id, attempts, location_id, ready, low, freed)
@@ -413,20 +531,27 @@ WITH old AS MATERIALIZED (
     DO UPDATE SET ready = g.ready + excluded.ready, low = least(g.low, excluded.low), freed = g.freed + 1
 ), counted AS (
     UPDATE dispatch.tally t
-       SET done = t.done - s.done, failed = t.failed - s.failed, active_at = now()
-      FROM (SELECT count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed FROM old) s
+       SET done = t.done - s.done, failed = t.failed - s.failed, active_at = now(),
+           running = CASE WHEN t.max_running IS NULL THEN 0 ELSE t.running - s.reserved END
+      FROM (SELECT count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed,
+                   count(*) FILTER (WHERE state = 'reserved') AS reserved FROM old) s
      WHERE t.project_id = $1
 ), logged AS (
-    INSERT INTO dispatch.handle_log (project_id, handle_id, event, old_state, state, attempt, worker_id)
-    SELECT $1, handle_id, 'reset', state, 'initial', attempts, CASE WHEN state = 'reserved' THEN worker_id END FROM old
+    -- the clock and not the transaction's beginning: whatever it waited for happened before
+    INSERT INTO dispatch.handle_log (project_id, at, event, old_state, state, low, high, handle_ids, attempts, worker_ids)
+    SELECT $1, clock_timestamp(), 'reset', state, 'initial', min(handle_id), max(handle_id), array_agg(handle_id), array_agg(attempts),
+           CASE WHEN state = 'reserved' THEN array_agg(worker_id) END
+      FROM (SELECT *, (handle_id - 1) / 1000 AS batch FROM old) o
+     GROUP BY state, batch
 )
 SELECT count(*) AS restarted FROM old;
 
 -- name: reopen
--- After a restart: a project that is not active and has something unfinished becomes active.
-UPDATE dispatch.project p SET state = 'active', ended_at = NULL
+-- After a restart, or after files were added: a project that is not active and has, or waits for, something unfinished becomes active.
+UPDATE dispatch.project p
+   SET state = 'active', ended_at = NULL, reason_code = NULL, reason_message = NULL, reason_username = NULL, reason_at = NULL
   FROM dispatch.tally t
- WHERE p.project_id = $1 AND t.project_id = $1 AND p.state <> 'active' AND t.done + t.failed < t.files
+ WHERE p.project_id = $1 AND t.project_id = $1 AND p.state <> 'active' AND (t.open OR t.done + t.failed < t.files)
 RETURNING p.state::text AS state;
 
 -- name: delete_project
@@ -439,7 +564,7 @@ DELETE FROM dispatch.file WHERE project_id = $1 AND handle_id <= $2 AND handle_i
 DELETE FROM dispatch.handle WHERE project_id = $1 AND handle_id <= $2 AND handle_id > $2 - 100000;
 
 -- name: delete_history
-DELETE FROM dispatch.handle_log WHERE project_id = $1 AND handle_id <= $2 AND handle_id > $2 - 100000;
+DELETE FROM dispatch.handle_log WHERE project_id = $1 AND high <= $2 AND high > $2 - 100000;
 
 -- name: remnants
 -- Projects that are gone while files of theirs are left: a deletion that was interrupted. A walk over the primary key, project by project.
@@ -452,6 +577,78 @@ WITH RECURSIVE held AS (
 SELECT h.project_id, (SELECT max(handle_id) FROM dispatch.file f WHERE f.project_id = h.project_id) AS last
   FROM held h
  WHERE h.project_id IS NOT NULL AND NOT EXISTS (SELECT FROM dispatch.project p WHERE p.project_id = h.project_id);
+
+------------------------------------------------------------------------------------------------------------------------
+-- History
+------------------------------------------------------------------------------------------------------------------------
+
+-- name: delete_project_events
+-- Projects' own history as it ends with that of their handles. A scan of it: a few rows a project, and once a week.
+DELETE FROM dispatch.project_log WHERE at < $1;
+
+-- name: project_exists
+SELECT true FROM dispatch.project WHERE project_id = $1;
+
+-- name: project_events
+-- A page of a project's own history, after the row at $2, $3. project_log_by_project.
+SELECT at, ctid AS place, event, state::text AS state, username, (data - 'request_id')::text AS data
+  FROM dispatch.project_log
+ WHERE project_id = $1 AND at >= $2 AND (at, ctid) > ($2, $3::tid)
+ ORDER BY project_id, at, ctid
+ LIMIT $4;
+
+-- name: handle_batches
+-- A page of the history of a project's handles, batch by batch, after the row at $2, $3: $4 batches at most, and as many of them as hold
+-- $5 handles, but one. What is not wanted (event $6, reason code $7) comes without its arrays: there it only says how far the page went.
+-- handle_log_by_time.
+WITH page AS MATERIALIZED (
+    SELECT at, ctid AS place, event, old_state, state, low, high, handle_ids, attempts, worker_ids, sites, codes, messages,
+           ($6::text IS NULL OR event = $6) AND ($7::text IS NULL OR $7 = ANY (codes)) AS wanted
+      FROM dispatch.handle_log
+     WHERE project_id = $1 AND at >= $2 AND (at, ctid) > ($2, $3::tid)
+     ORDER BY project_id, at, ctid
+     LIMIT $4
+), summed AS (
+    SELECT *, sum(CASE WHEN wanted THEN coalesce(cardinality(handle_ids), 1) ELSE 0 END)
+              OVER (ORDER BY at, place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+      FROM page
+)
+SELECT at, place, wanted, event, old_state::text AS old_state, state::text AS state, low, high,
+       CASE WHEN wanted THEN handle_ids END AS handle_ids, CASE WHEN wanted THEN attempts END AS attempts,
+       CASE WHEN wanted THEN worker_ids END AS worker_ids, CASE WHEN wanted THEN sites END AS sites,
+       CASE WHEN wanted THEN codes END AS codes, CASE WHEN wanted THEN messages END AS messages
+  FROM summed
+ WHERE coalesce(before, 0) < $5::bigint
+ ORDER BY at, place;
+
+-- name: events_of_handle
+-- A page of the history of handle $2 alone, after $3, $4. handle_log_by_handle, whose order is not that of time: what is there is found
+-- first and sorted then.
+WITH found AS MATERIALIZED (
+    SELECT at, ctid AS place, event, old_state, state, attempts, worker_ids, sites, codes, messages,
+           CASE WHEN handle_ids IS NULL THEN 1 ELSE array_position(handle_ids, $2::bigint) END AS n
+      FROM dispatch.handle_log
+     WHERE project_id = $1 AND high >= $2::bigint AND low <= $2::bigint AND (handle_ids IS NULL OR $2::bigint = ANY (handle_ids))
+     ORDER BY project_id, high, low -- as that index has them: planned while the table was empty, the other one would look as good
+)
+SELECT at, place, event, old_state::text AS old_state, state::text AS state,
+       attempts[n] AS attempt, worker_ids[n] AS worker_id, sites[n] AS site, codes[n] AS code, messages[n] AS message
+  FROM found
+ WHERE (at, place) > ($3, $4::tid) AND ($5::text IS NULL OR event = $5) AND ($6::text IS NULL OR codes[n] = $6)
+ ORDER BY at, place
+ LIMIT $7;
+
+-- name: names_of_handles
+-- DIDs of handles. file by primary key.
+WITH wanted AS MATERIALIZED (SELECT $1::bigint AS project_id, h.handle_id FROM unnest($2::bigint[]) AS h (handle_id))
+SELECT f.handle_id, f.namespace, f.name
+  FROM wanted w JOIN dispatch.file f ON f.project_id = w.project_id AND f.handle_id = w.handle_id;
+
+-- name: names_between
+-- DIDs of the handles after $2 up to $3, a page of them. file by primary key.
+SELECT handle_id, namespace, name FROM dispatch.file
+ WHERE project_id = $1 AND handle_id > $2 AND handle_id <= $3
+ ORDER BY project_id, handle_id LIMIT $4;
 
 ------------------------------------------------------------------------------------------------------------------------
 -- Storage
@@ -509,13 +706,15 @@ SELECT DISTINCT s.rse_ids
 ON CONFLICT (rse_ids) DO NOTHING;
 
 -- name: place_files
--- Record where files are now. Returns those that moved.
+-- Record where files are now: where they can be read, '{-2}' where they have replicas but none that can, '{}' where they have none.
+-- Returns those that moved.
 INSERT INTO dispatch.placement AS p (namespace, name, location_id)
 SELECT s.namespace, s.name, l.location_id
   FROM (SELECT d.namespace, d.name,
-               coalesce(array_agg(r.rse_id ORDER BY r.rse_id) FILTER (WHERE r.rse_id IS NOT NULL), '{}') AS rse_ids
+               coalesce(array_agg(r.rse_id ORDER BY r.rse_id) FILTER (WHERE r.available),
+                        CASE WHEN count(r.rse_id) > 0 THEN '{-2}' ELSE '{}' END::int[]) AS rse_ids
           FROM unnest($1::text[], $2::text[]) AS d (namespace, name)
-          LEFT JOIN dispatch.replica r ON r.namespace = d.namespace COLLATE "C" AND r.name = d.name COLLATE "C" AND r.available
+          LEFT JOIN dispatch.replica r ON r.namespace = d.namespace COLLATE "C" AND r.name = d.name COLLATE "C"
          GROUP BY d.namespace, d.name) s
   JOIN dispatch.location l ON l.rse_ids = s.rse_ids
  ORDER BY 1, 2
@@ -572,7 +771,7 @@ DELETE FROM dispatch.proximity p USING unnest($1::text[], $2::text[]) AS d (cpu_
 
 -- name: map_of_storage
 -- What the reserver keeps in memory of the storage: RSEs that count.
-SELECT rse_id, name, is_enabled AND is_available AS usable FROM dispatch.rse;
+SELECT rse_id, name, is_enabled, is_enabled AND is_available AS usable FROM dispatch.rse;
 
 -- name: locations
 SELECT location_id, rse_ids FROM dispatch.location;

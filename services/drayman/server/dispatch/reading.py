@@ -26,12 +26,13 @@ class HandleReader:
         after: int,
         limit: int,
         with_replicas: bool,
+        reason_code: str | None = None,
     ) -> AsyncIterator[list[pb.Handle]]:
         """Yield handles in creation order, page by page; each page is read when the one before was taken."""
         left = limit if limit > 0 else None
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
-            rows = await self._store.handles(project_id, after, state, not_state, size)
+            rows = await self._store.handles(project_id, after, state, not_state, size, reason_code)
             if rows:
                 yield await self.shaped(project_id, rows, with_replicas=with_replicas)
             if len(rows) < size:

@@ -12,13 +12,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
 from drayman.server.dispatch.allotment import Group, Stock, allot, preference
 from drayman.server.dispatch.gathering import Gathering
+from drayman.server.dispatch.hindrance import Hindrances, hindrances
 from drayman.server.dispatch.lifecycle import Outcome, ProjectState
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.storage_map import StorageMap
@@ -35,6 +36,9 @@ _PATIENCE = 3
 #: Projects that nobody asked for in this many seconds are forgotten.
 _MEMORY = 600.0
 
+#: For so many seconds the oldest lease of a project is not looked up again.
+_FRESH = 1.0
+
 GiveBack = Callable[[int, list[Said]], None]
 
 
@@ -49,7 +53,7 @@ class Given:
 class Ended:
     """The project hands out nothing any more."""
 
-    state: ProjectState
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,19 @@ class Wish:
             self._waiter.set_result(None)
 
 
+class Listener(Protocol):
+    """Somebody who has to hear of a project even while waiting for nothing: a worker's session."""
+
+    def project_ended(self, ended: Ended) -> None:
+        """Nothing will be handed out any more."""
+
+    def question_leases(self) -> None:
+        """Handles were taken from their workers: look whether one's own are among them."""
+
+    def drain(self) -> None:
+        """The service is shutting down."""
+
+
 class ProjectQueue:
     """The wishes of one project, and what is known of it."""
 
@@ -120,6 +137,9 @@ class ProjectQueue:
         self._task: asyncio.Task[None] | None = None
         self._gathering = Gathering()
         self._empty_handed = 0
+        self.listeners: set[Listener] = set()
+        self._oldest: asyncio.Future[Row | None] | None = None
+        self._oldest_at = 0.0
         self.touched = time.monotonic()
 
     # --- what servicers see ------------------------------------------------------------------------------------------
@@ -130,6 +150,13 @@ class ProjectQueue:
         while self._stale or self._standing is None:
             await self._look()
         return self._standing
+
+    async def oldest_lease(self) -> Row | None:
+        """Return who holds a file longest and since when, as it was within the last second: thousands may ask at once."""
+        if self._oldest is None or time.monotonic() - self._oldest_at > _FRESH:
+            self._oldest_at = time.monotonic()
+            self._oldest = asyncio.ensure_future(self._store.oldest_lease(self.project_id))
+        return await asyncio.shield(self._oldest)
 
     @property
     def waiting(self) -> int:
@@ -168,6 +195,7 @@ class ProjectQueue:
             self._standing.files, self._standing.done, self._standing.failed = files, done, failed
             if became is not None:
                 self._standing.state = ProjectState(became)
+                self._stale = True
 
     def changed(self) -> None:
         """Something may be different: look again before the next draw."""
@@ -176,19 +204,26 @@ class ProjectQueue:
 
     def kick(self) -> None:
         """Serve what can be served. Nothing is lost between "the queue is empty" and "I am not running": no await lies between them."""
-        if self._task is None and self._count:
+        if self._task is None and (self._count or self._unheard):
             self._task = asyncio.create_task(self._run(), name=f"project {self.project_id}")
 
     def drain(self) -> None:
         """Answer everybody who waits: ask again elsewhere."""
         for wish in list(self._all()):
             self.withdraw(wish, Waited(draining=True))
+        for listener in list(self.listeners):
+            listener.drain()
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether there may be news for those who listen."""
+        return self._stale and bool(self.listeners)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
-            while self._count:
+            while self._count or self._unheard:
                 await self._gathering.gather()
                 if not await self._turn():
                     break
@@ -200,14 +235,17 @@ class ProjectQueue:
     async def _turn(self) -> bool:
         """Serve once; tells whether there may be more to do."""
         standing = await self.standing()
-        if standing.state is ProjectState.ABANDONED:
+        if standing.state is ProjectState.ABANDONED and self._count:
             await self._store.activate(self.project_id, None)
             self._reserver.announce(self.project_id)
             self._stale = True
             return True
         if not standing.hands_out:
+            ended = Ended(standing)
             for wish in self._take_all():
-                wish.resolve(Ended(standing.state))
+                wish.resolve(ended)
+            for listener in list(self.listeners):
+                listener.project_ended(ended)
             return False
         chosen = self._choose(standing)
         if chosen:
@@ -227,7 +265,7 @@ class ProjectQueue:
         """Allot what is ready, site by site in the order of their oldest wish, at most one statement's worth."""
         left = {group: stock.ready for group, stock in standing.groups.items()}
         chosen: list[tuple[Wish, list[tuple[Group, int]]]] = []
-        room = _LARGEST_DRAW
+        room = _LARGEST_DRAW if standing.room is None else min(standing.room, _LARGEST_DRAW)
         heads = sorted((next(iter(of_site)), site) for site, of_site in self._wishes.items() if of_site)
         for _, site in heads:
             of_site = self._wishes[site]
@@ -247,7 +285,10 @@ class ProjectQueue:
         for wish, share in chosen:
             for group, number in share:
                 takers.setdefault(group, []).extend([wish] * number)
-        draws = {group: [(wish.worker_id, wish.request_id) for wish in wishes] for group, wishes in takers.items()}
+        draws = {
+            group: [(wish.worker_id, wish.request_id, wish.cpu_site) for wish in wishes]
+            for group, wishes in takers.items()
+        }
         self._gathering.begins(len(chosen))
         try:
             rows = await self._store.draw(self.project_id, draws)
@@ -381,6 +422,7 @@ class Reserver(Repeating):
         self.store = store
         self.storage = StorageMap()
         self.settle: GiveBack = lambda _project_id, _said: None
+        self.on_change: Callable[[int], None] = lambda _project_id: None
         self._announce = announce
         self._fallback_seconds = fallback_seconds
         self._queues: dict[int, ProjectQueue] = {}
@@ -406,6 +448,11 @@ class Reserver(Repeating):
             queue.add(wish)
 
     @property
+    def draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._draining
+
+    @property
     def waiting(self) -> int:
         """Number of wishes in all queues."""
         return sum(queue.waiting for queue in self._queues.values())
@@ -415,9 +462,20 @@ class Reserver(Repeating):
         self._number += 1
         return self._number
 
+    async def hindrances(self, queue: ProjectQueue, cpu_site: str) -> Hindrances:
+        """Say what stands in the way of a worker at a site."""
+        standing = await queue.standing()
+        found = hindrances(standing, self.storage, cpu_site)
+        if found.reserved:
+            oldest = await queue.oldest_lease()
+            if oldest is not None:
+                found.oldest_reserved_at, found.oldest_worker_id = oldest["reserved_at"], oldest["worker_id"]
+        return found
+
     def announce(self, project_id: int) -> None:
         """Tell other replicas to look at a project again."""
         self._announce(f"p{project_id}")
+        self.on_change(project_id)
 
     def changed(self, project_id: int) -> None:
         """A project changed by this process's doing: look again here, and tell the others."""
@@ -425,6 +483,17 @@ class Reserver(Repeating):
         queue = self._queues.get(project_id)
         if queue is not None:
             queue.changed()
+
+    def leases_ended(self, project_id: int) -> None:
+        """Handles were taken from their workers by this process's doing: their sessions here and elsewhere must hear of it."""
+        self._announce(f"r{project_id}")
+        self._question_leases(project_id)
+
+    def _question_leases(self, project_id: int) -> None:
+        queue = self._queues.get(project_id)
+        if queue is not None:
+            for listener in list(queue.listeners):
+                listener.question_leases()
 
     async def storage_changed(self) -> None:
         """Storage changed by this process's doing."""
@@ -436,9 +505,12 @@ class Reserver(Repeating):
         if word == "storage":
             self._later(self._storage_changed())
         elif word[:1] == "p" and word[1:].isdigit():
+            self.on_change(int(word[1:]))
             queue = self._queues.get(int(word[1:]))
             if queue is not None:
                 queue.changed()
+        elif word[:1] == "r" and word[1:].isdigit():
+            self._question_leases(int(word[1:]))
 
     def missed(self) -> None:
         """Announcements may have been lost: look at everything."""
@@ -454,7 +526,7 @@ class Reserver(Repeating):
 
     def forget(self, queue: ProjectQueue) -> None:
         """Drop a queue whose project is gone."""
-        if not queue.waiting:
+        if not queue.waiting and not queue.listeners:
             self._queues.pop(queue.project_id, None)
 
     async def renew_storage(self) -> None:
@@ -480,7 +552,7 @@ class Reserver(Repeating):
     async def _look_around(self) -> float:
         now = time.monotonic()
         for queue in list(self._queues.values()):
-            if queue.waiting:
+            if queue.waiting or queue.listeners:
                 queue.changed()
             elif now - queue.touched > _MEMORY:
                 self.forget(queue)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncpg
 import grpc.aio
 
-from drayman.dispatch.v1 import handle_service_pb2, project_service_pb2, storage_service_pb2
+from drayman.dispatch.v1 import handle_service_pb2, history_service_pb2, project_service_pb2, storage_service_pb2
 from drayman.server.dispatch import access
 from drayman.server.dispatch.creation import Creator
+from drayman.server.dispatch.growth import Grower
 from drayman.server.dispatch.handle_servicer import HandleServicer
+from drayman.server.dispatch.history_servicer import HistoryServicer
 from drayman.server.dispatch.project_servicer import ProjectServicer
 from drayman.server.dispatch.reserver import Reserver
 from drayman.server.dispatch.settler import Settler
 from drayman.server.dispatch.storage_servicer import StorageServicer
 from drayman.server.dispatch.store import HERE, Store
 from drayman.server.dispatch.sweeper import Housekeeper, IdleSweeper, LeaseSweeper
+from drayman.server.dispatch.watching import Watching
 from drayman.server.platform.calls import Service
 from drayman.server.platform.database import migrate, open_pool
 from drayman.server.platform.lifecycle import Part, Room, Surroundings
@@ -49,11 +52,12 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
     reserver = Reserver(store, bus.announce, settings.fallback_seconds)
     bus.subscribe(reserver.hear, reserver.missed)
     settler = Settler(store, reserver)
+    watching = Watching(store, reserver)
     housekeeper = Housekeeper(store, settings.history_days)
     services = [
         Service(
             project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
-            ProjectServicer(store, Creator(creations), reserver, housekeeper, auth),
+            ProjectServicer(store, Creator(creations), Grower(creations, pool), reserver, watching, housekeeper, auth),
             access.PROJECT_SERVICE,
         ),
         Service(
@@ -66,6 +70,11 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
             StorageServicer(store, reserver),
             access.STORAGE_SERVICE,
         ),
+        Service(
+            history_service_pb2.DESCRIPTOR.services_by_name["HistoryService"],
+            HistoryServicer(store),
+            access.HISTORY_SERVICE,
+        ),
     ]
     parts = [
         _Connections([pool, hot, creations], auth),
@@ -73,6 +82,7 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
         housekeeper,
         reserver,
         settler,
+        watching,
         LeaseSweeper(store, settler),
         IdleSweeper(store, reserver),
     ]

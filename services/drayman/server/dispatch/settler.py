@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,31 +28,38 @@ class Settled(NamedTuple):
     refusal: str | None
 
 
+class _Group(NamedTuple):
+    """Reports that arrived together, and who waits for them."""
+
+    reports: Sequence[Said]
+    settled: asyncio.Future[list[Settled]]
+
+
 class Settler(Part):
     """Queues reports per project; while one batch is on its way to disk the next one gathers."""
 
     def __init__(self, store: Store, reserver: Reserver) -> None:
         self._store = store
         self._reserver = reserver
-        self._waiting: dict[int, list[tuple[Said, asyncio.Future[Settled]]]] = {}
+        self._waiting: dict[int, deque[_Group]] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         reserver.settle = self.forget_about
 
-    async def settle(self, project_id: int, reports: Sequence[Said]) -> list[Settled]:
-        """Apply reports; returns when they are on disk. Each stands for itself."""
-        loop = asyncio.get_running_loop()
-        queued = [(said, loop.create_future()) for said in reports]
-        self._waiting.setdefault(project_id, []).extend(queued)
+    def submit(self, project_id: int, reports: Sequence[Said]) -> asyncio.Future[list[Settled]]:
+        """Queue reports; the future has their results, in their order, when they are on disk. Each stands for itself."""
+        group = _Group(reports, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(project_id, deque()).append(group)
         if project_id not in self._running:
             self._running[project_id] = asyncio.create_task(self._run(project_id), name=f"reports {project_id}")
-        if len(queued) == 1:
-            return [await queued[0][1]]
-        return list(await asyncio.gather(*(future for _, future in queued)))
+        return group.settled
+
+    async def settle(self, project_id: int, reports: Sequence[Said]) -> list[Settled]:
+        """Apply reports; returns when they are on disk."""
+        return await self.submit(project_id, reports)
 
     def forget_about(self, project_id: int, reports: Sequence[Said]) -> None:
         """Apply reports for which nobody waits."""
-        task = asyncio.get_running_loop().create_task(self.settle(project_id, reports))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.submit(project_id, reports)
 
     async def stop(self) -> None:
         """Let the reports that were taken reach the disk."""
@@ -62,24 +70,27 @@ class Settler(Part):
         gathering = Gathering()
         while True:
             await gathering.gather()
-            queued = self._waiting.get(project_id)
-            if not queued:  # no await lies between this and being gone: a report that comes now starts a new run
+            waiting = self._waiting.get(project_id)
+            if not waiting:  # no await lies between this and being gone: a report that comes now starts a new run
                 self._waiting.pop(project_id, None)
                 del self._running[project_id]
                 return
-            batch, self._waiting[project_id] = queued[:_LARGEST_BATCH], queued[_LARGEST_BATCH:]
-            gathering.begins(len(batch))
+            groups = _take(waiting)
+            gathering.begins(len(groups))
             try:
-                results = await self._settle(project_id, [said for said, _ in batch])
+                results = await self._settle(project_id, [said for group in groups for said in group.reports])
             except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                        future.exception()  # callers may have gone
+                for group in groups:
+                    if not group.settled.done():
+                        group.settled.set_exception(error)
+                        group.settled.exception()  # callers may have gone
                 continue
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            begin = 0
+            for group in groups:
+                end = begin + len(group.reports)
+                if not group.settled.done():
+                    group.settled.set_result(results[begin:end])
+                begin = end
 
     async def _settle(self, project_id: int, said: list[Said]) -> list[Settled]:
         rows = await self._store.settle(project_id, said)
@@ -96,14 +107,15 @@ class Settler(Part):
     def _tell_the_reserver(self, project_id: int, rows: list[Row]) -> None:
         first = rows[0]
         freed = [row for row in rows if row["state"] == HandleState.INITIAL]
+        news = freed or first["became"] or first["capped"]  # where there is a cap, whatever ends makes room
         queue = self._reserver.peek(project_id)
         if queue is not None:
             for row in freed:
                 queue.freed(Group(row["attempts"], row["location_id"]), row["handle_id"])
             queue.settled(first["files"], first["done"], first["failed"], first["became"])
-            if freed or first["became"]:
+            if news:
                 queue.kick()
-        if freed or first["became"]:
+        if news:
             self._reserver.announce(project_id)
 
     async def _explain(
@@ -113,9 +125,21 @@ class Settler(Part):
         for place in refused:
             handle_id, attempt, _, worker_id, _, request_id, _, _ = said[place]
             row = rows.get(handle_id)
-            reason = why_refused(_holding(row) if row else None, worker_id, attempt, request_id)
+            reason = why_refused(holding_of(row) if row else None, worker_id, attempt, request_id)
             results[place] = Settled(row, reason)
 
 
-def _holding(row: Row) -> Holding:
+def _take(waiting: deque[_Group]) -> list[_Group]:
+    """Take groups, in their order, up to one statement's worth."""
+    groups: list[_Group] = []
+    size = 0
+    while waiting and (not groups or size + len(waiting[0].reports) <= _LARGEST_BATCH):
+        group = waiting.popleft()
+        groups.append(group)
+        size += len(group.reports)
+    return groups
+
+
+def holding_of(row: Row) -> Holding:
+    """Read a row of the statement `standing`."""
     return Holding(HandleState(row["state"]), row["attempts"], row["worker_id"], row["request_id"])

@@ -10,17 +10,24 @@ from drayman.server.dispatch.proximity import ProximityMap, distance, nearness
 
 #: Virtual projects: files that need no replica.
 ANYWHERE = 0
-#: Files without an available replica.
+#: Files without any replica.
 NOWHERE = 1
+#: Files with replicas of which none can be read now.
+OUT_OF_REACH = -1
 
 
 @dataclass(frozen=True)
 class StorageMap:
-    """RSEs that are enabled and up, the locations they form, and how far they are from the CPU sites."""
+    """RSEs that are enabled and up, the locations they form, and how far they are from the CPU sites.
+
+    `idle` are the others, by name; `down` are those among them that are enabled.
+    """
 
     usable: Mapping[int, str] = field(default_factory=dict)
     locations: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     proximities: ProximityMap = field(default_factory=dict)
+    idle: Mapping[int, str] = field(default_factory=dict)
+    down: frozenset[int] = frozenset()
 
     def distance(self, cpu_site: str, rse: str) -> int | None:
         """Distance of an RSE from a CPU site; None if the map says nothing."""
@@ -28,7 +35,7 @@ class StorageMap:
 
     def rank(self, cpu_site: str) -> Rank:
         """How a site orders locations; None for those out of reach."""
-        known: dict[int, tuple[bool, int] | None] = {ANYWHERE: (False, 0), NOWHERE: None}
+        known: dict[int, tuple[bool, int] | None] = {ANYWHERE: (False, 0), NOWHERE: None, OUT_OF_REACH: None}
 
         def ranked(location_id: int) -> tuple[bool, int] | None:
             if location_id not in known:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,39 @@ import asyncpg
 
 from drayman.server.dispatch.allotment import Group, Stock
 from drayman.server.dispatch.lifecycle import Outcome, ProjectState
-from drayman.server.dispatch.standing import Standing
+from drayman.server.dispatch.search_sql import Condition
+from drayman.server.dispatch.standing import Standing, Why
 from drayman.server.dispatch.storage_map import StorageMap
 from drayman.server.platform.database import load_queries
 
 HERE = Path(__file__).parent
 SQL = load_queries(HERE / "queries.sql")
 
+_SEARCHES_AT_ONCE = 3
+
 Row = asyncpg.Record
-#: For whom a handle is drawn: worker id and request id.
-Draw = tuple[str, UUID | None]
+#: For whom a handle is drawn: worker id, request id, CPU site.
+Draw = tuple[str, UUID | None, str]
+#: A place in the history: when, and which row of that instant.
+Moment = tuple[datetime, tuple[int, int]]
 #: A report: handle id, attempt or 0, delivery or 0, worker id, outcome, request id, code, message.
 Said = tuple[int, int, int, str, Outcome, UUID | None, str, str]
+
+
+def search_statement(condition: Condition, limit: int) -> str:
+    """Write the statement that finds projects. Parameters: after, owner, state, those of the condition."""
+    return f"{SQL['projects']}\n{SQL['projects_found']}\nAND {condition.text} ORDER BY p.project_id LIMIT {limit:d}"
 
 
 class Store:
     """The tables of dispatch. Methods return rows as the statement of the same name in queries.sql gives them."""
 
-    def __init__(self, pool: asyncpg.Pool, hot: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, hot: asyncpg.Pool, search_seconds: float = 10.0) -> None:
         self._pool = pool
         self._hot = hot
+        # whoever searches without an index must not hold every connection
+        self._search_seconds = search_seconds
+        self._searches = asyncio.Semaphore(_SEARCHES_AT_ONCE)
 
     # --- the worker's path -------------------------------------------------------------------------------------------
 
@@ -50,6 +65,7 @@ class Store:
             [end - take for end, take in zip(accumulate(takes), takes, strict=True)],
             [draw[0] for draw in everybody],
             [draw[1] for draw in everybody],
+            [draw[2] for draw in everybody],
         )
 
     async def settle(self, project_id: int, said: Sequence[Said]) -> list[Row]:
@@ -64,6 +80,14 @@ class Store:
     async def redeliver(self, project_id: int, worker_id: str, request_id: UUID) -> list[Row]:
         """Hand out once more what a request got."""
         return await self._hot.fetch(SQL["redeliver"], project_id, worker_id, request_id)
+
+    async def held(self, project_id: int, worker_id: str, session_id: UUID) -> list[Row]:
+        """List what a worker's session holds."""
+        return await self._hot.fetch(SQL["held"], project_id, worker_id, session_id)
+
+    async def oldest_lease(self, project_id: int) -> Row | None:
+        """Find the oldest reservation of a project."""
+        return await self._hot.fetchrow(SQL["oldest_lease"], project_id)
 
     async def renew(self, project_id: int, worker_id: str, leases: Sequence[tuple[int, int]]) -> list[Row]:
         """Extend leases given as (handle id, attempt)."""
@@ -98,6 +122,12 @@ class Store:
             row["files"],
             row["done"],
             row["failed"],
+            row["open"],
+            row["max_attempts"],
+            row["max_running"],
+            Why(row["reason_code"] or "", row["reason_message"] or "", row["reason_username"] or "", row["reason_at"])
+            if row["reason_at"]
+            else None,
             {Group(g["attempts"], g["location_id"]): Stock(g["ready"], g["low"]) for g in groups},
         )
 
@@ -126,6 +156,7 @@ class Store:
 
     async def keep_partitions(self, weeks: Sequence[date], oldest: date) -> None:
         """Have a partition of the history for each of the weeks (named by its first day), and none that ended before `oldest`."""
+        ended: list[date] = []
         async with self.transaction() as connection:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('dispatch.handle_log'))")
             names = {row["name"] for row in await connection.fetch(SQL["log_partitions"])}
@@ -137,8 +168,13 @@ class Store:
                         f"FOR VALUES FROM ('{week}+00') TO ('{week + timedelta(days=7)}+00')"
                     )
             for name in names:
-                if datetime.strptime(name[-8:], "%Y%m%d").date() + timedelta(days=7) <= oldest:  # noqa: DTZ007 - a date
+                end = datetime.strptime(name[-8:], "%Y%m%d").date() + timedelta(days=7)  # noqa: DTZ007 - a date
+                if end <= oldest:
                     await connection.execute(f"DROP TABLE dispatch.{name}")
+                    ended.append(end)
+        if ended:  # apart: nobody waits for it
+            begin = datetime.combine(max(ended), datetime.min.time(), UTC)
+            await self._pool.execute(SQL["delete_project_events"], begin)
 
     # --- projects ----------------------------------------------------------------------------------------------------
 
@@ -154,13 +190,31 @@ class Store:
         limit: int = 1,
     ) -> list[Row]:
         """Projects by ascending id."""
-        return await self._pool.fetch(SQL["projects"], after, project_id, owner, state, not_state, facts, limit)
+        statement = f"{SQL['projects']}\n{SQL['projects_listed']}"
+        return await self._pool.fetch(statement, after, project_id, owner, state, not_state, facts, limit)
+
+    async def search_projects(
+        self, condition: Condition, owner: str | None, state: str | None, after: int, limit: int
+    ) -> list[Row]:
+        """Projects by ascending id that meet a condition, whose parameters count from 4."""
+        statement = search_statement(condition, limit)
+        async with self._searches, self._pool.acquire() as connection, connection.transaction(readonly=True):
+            await connection.execute(f"SET LOCAL statement_timeout = {round(self._search_seconds * 1000):d}")
+            if condition.expressions:
+                await connection.execute(SQL["read_expressions"], condition.expressions)
+            return await connection.fetch(statement, after, owner, state, *condition.parameters)
 
     async def handles(
-        self, project_id: int, after: int, state: str | None, not_state: str | None, limit: int
+        self,
+        project_id: int,
+        after: int,
+        state: str | None,
+        not_state: str | None,
+        limit: int,
+        reason_code: str | None = None,
     ) -> list[Row]:
         """Handles in creation order."""
-        return await self._hot.fetch(SQL["handles"], project_id, after, state, not_state, limit)
+        return await self._hot.fetch(SQL["handles"], project_id, after, state, not_state, limit, reason_code)
 
     async def handles_by_id(self, project_id: int, handle_ids: Sequence[int]) -> list[Row]:
         """These handles."""
@@ -174,12 +228,13 @@ class Store:
         """All replicas of files."""
         return await self._hot.fetch(SQL["replicas_of"], [d[0] for d in dids], [d[1] for d in dids])
 
-    async def cancel(self, project_id: int, username: str) -> None:
+    async def cancel(self, project_id: int, username: str, code: str, message: str) -> None:
         """Cancel; twice is once."""
         async with self.transaction() as connection:
             await connection.execute(SQL["lock_tally"], [project_id])
-            if await connection.fetchval(SQL["cancel"], project_id):
-                await connection.execute(SQL["log_project"], project_id, "cancel", "cancelled", username, "{}")
+            if await connection.fetchval(SQL["cancel"], project_id, code, message, username):
+                data = json.dumps({name: text for name, text in (("code", code), ("message", message)) if text})
+                await connection.execute(SQL["log_project"], project_id, "cancel", "cancelled", username, data)
 
     async def activate(self, project_id: int, username: str | None) -> None:
         """Make active again."""
@@ -209,7 +264,11 @@ class Store:
 
     async def delete_project(self, project_id: int) -> bool:
         """Remove the project itself; its files go by `delete_remnant`."""
-        return await self._pool.fetchval(SQL["delete_project"], project_id) is not None
+        async with self.transaction() as connection:
+            await connection.execute(
+                SQL["lock_tally"], [project_id]
+            )  # as everybody who changes a project: first the tally
+            return await connection.fetchval(SQL["delete_project"], project_id) is not None
 
     async def remnants(self) -> list[Row]:
         """Projects that are gone while files of theirs are left, and their last handle id."""
@@ -220,6 +279,37 @@ class Store:
         for upto in range(last, 0, -100_000):
             for table in ("handles", "history", "files"):
                 await self._hot.execute(SQL[f"delete_{table}"], project_id, upto)
+
+    # --- history -----------------------------------------------------------------------------------------------------
+
+    async def project_exists(self, project_id: int) -> bool:
+        """Whether there is such a project."""
+        return await self._pool.fetchval(SQL["project_exists"], project_id) is not None
+
+    async def project_events(self, project_id: int, after: Moment, limit: int) -> list[Row]:
+        """Read a page of a project's own history."""
+        return await self._pool.fetch(SQL["project_events"], project_id, *after, limit)
+
+    async def handle_batches(
+        self, project_id: int, after: Moment, batches: int, handles: int, event: str | None, code: str | None
+    ) -> list[Row]:
+        """Read a page of the history of a project's handles, batch by batch."""
+        return await self._hot.fetch(SQL["handle_batches"], project_id, *after, batches, handles, event, code)
+
+    async def events_of_handle(
+        self, project_id: int, handle_id: int, after: Moment, event: str | None, code: str | None, limit: int
+    ) -> list[Row]:
+        """Read a page of one handle's history."""
+        return await self._hot.fetch(SQL["events_of_handle"], project_id, handle_id, *after, event, code, limit)
+
+    async def names_of_handles(self, project_id: int, handle_ids: Sequence[int]) -> dict[int, Row]:
+        """Find the DIDs of handles, by id."""
+        rows = await self._hot.fetch(SQL["names_of_handles"], project_id, list(handle_ids))
+        return {row["handle_id"]: row for row in rows}
+
+    async def names_between(self, project_id: int, after: int, last: int, limit: int) -> list[Row]:
+        """Find the DIDs of the handles after one up to another, in creation order."""
+        return await self._hot.fetch(SQL["names_between"], project_id, after, last, limit)
 
     # --- storage -----------------------------------------------------------------------------------------------------
 
@@ -234,6 +324,8 @@ class Store:
             {row["rse_id"]: row["name"] for row in rses if row["usable"]},
             {row["location_id"]: tuple(row["rse_ids"]) for row in locations},
             proximities,
+            {row["rse_id"]: row["name"] for row in rses if not row["usable"]},
+            frozenset(row["rse_id"] for row in rses if row["is_enabled"] and not row["usable"]),
         )
 
     async def rses(self, name: str | None) -> list[Row]:
