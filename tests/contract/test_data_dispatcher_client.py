@@ -140,7 +140,6 @@ def test_signatures(method: str, signature: str) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda client: client.search_projects("n=5"),
         lambda client: client.login_ldap("ann", "secret"),
         lambda client: client.login_token("ann", "token"),
         lambda client: client.login_x509("ann", "cert.pem"),

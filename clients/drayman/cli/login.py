@@ -8,7 +8,7 @@ import click
 
 from drayman.cli.output import Failure, json_option, print_fields, print_json, printable
 from drayman.cli.passwords import read_password
-from drayman.cli.session import calling, deployment_url
+from drayman.cli.session import Misuse, calling, deployment_url
 from drayman.cli.values import local_time, plain
 from drayman.client import AuthClient
 from drayman.client.token_library import TokenLibrary
@@ -16,15 +16,38 @@ from drayman.client.token_library import TokenLibrary
 
 @click.command()
 @click.argument("username")
+@click.option(
+    "--method",
+    type=click.Choice(["password", "token", "x509"]),
+    default="password",
+    show_default=True,
+    help="How to say who one is.",
+)
+@click.option("--bearer", metavar="TOKEN|FILE", help="For --method token: a SciToken or WLCG token.")
+@click.option("--cert", metavar="FILE", help="For --method x509: the certificate or proxy.")
+@click.option("--key", metavar="FILE", help="For --method x509: the key, if it is not with the certificate.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--print-token", is_flag=True, help="Print the token too, alone.")
 @json_option
 @calling
-async def login(username: str, password_stdin: bool, print_token: bool, as_json: bool) -> None:
+async def login(
+    username: str,
+    method: str,
+    bearer: str | None,
+    cert: str | None,
+    key: str | None,
+    password_stdin: bool,
+    print_token: bool,
+    as_json: bool,
+) -> None:
     """Log in as USERNAME and keep the token for DRAYMAN_URL.
 
     The password does not travel. The token is kept in .token_library in the home folder, for this account only.
     """
+    if method != "password":
+        raise Failure(f"login by {method} is not offered by {printable(deployment_url())}; --method password is")
+    if (bearer, cert, key) != (None, None, None):
+        raise Misuse("--bearer goes with --method token, --cert and --key with --method x509")
     password = read_password(from_stdin=password_stdin)
     url = deployment_url()
     async with AuthClient() as auth:

@@ -12,6 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drayman.cli.printable import printable
+
+__all__ = ["Failure", "json_option", "print_fields", "print_json", "print_table", "printable"]
+
 
 class Failure(click.ClickException):
     """An error for the user: one line on standard error, exit code 1."""
@@ -22,8 +26,8 @@ class Failure(click.ClickException):
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    """Give a command `--json`, `-j` for short."""
+    return click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def print_json(value: Any) -> None:
@@ -60,8 +64,3 @@ def _cell(value: Any) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     return Text(printable(str(value)))  # not str: a file name may look like markup
-
-
-def printable(text: str) -> str:
-    """Escape what must not reach a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

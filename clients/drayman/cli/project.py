@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TextIO
 
 import click
 
+from drayman.cli.explain import explain_project
+from drayman.cli.file import list_files
 from drayman.cli.file_list import FileList
+from drayman.cli.history import project_history
 from drayman.cli.listing import print_json_array, print_rows
-from drayman.cli.output import json_option, print_fields, print_json
+from drayman.cli.metacat import QueryError, query_files
+from drayman.cli.output import Failure, json_option, print_fields, print_json
 from drayman.cli.session import Misuse, calling
 from drayman.cli.values import (
     ATTRIBUTES,
@@ -22,11 +27,10 @@ from drayman.cli.values import (
     plain,
     seconds_or_none,
 )
-from drayman.client import AuthClient, DispatchClient, File, Handle, Project
+from drayman.client import AuthClient, DispatchClient, File, Project
 
 _PROJECT_STATES = click.Choice(["active", "done", "failed", "cancelled", "abandoned"])
 _PROJECT_STATES_OR_ANY = click.Choice([*_PROJECT_STATES.choices, "any"])
-_HANDLE_STATES = click.Choice(["initial", "reserved", "done", "failed"])
 _RESTARTABLE = ("done", "failed", "reserved")
 
 
@@ -38,8 +42,21 @@ def project() -> None:
 @project.command()
 @click.argument("file_list", required=False, metavar="[FILE_LIST|-]")
 @click.option("--file", "dids", multiple=True, metavar="NAMESPACE:NAME", help="A file, before those of the list.")
+@click.option(
+    "--list-format",
+    type=click.Choice(["lines", "json"]),
+    default="lines",
+    show_default=True,
+    help="Whether FILE_LIST has a file a line or is one JSON array.",
+)
+@click.option("--mql", metavar="QUERY", help="Files that MetaCat finds; METACAT_SERVER_URL says where it is.")
+@click.option("--mql-file", metavar="FILE", type=click.File(encoding="utf-8"), help="The same, with the query in FILE.")
+@click.option("--metadata", "fields", multiple=True, metavar="FIELD", help="Copy it from MetaCat to the files.")
 @click.option("--virtual", is_flag=True, help="Its files need no replicas.")
 @click.option("--attributes", "given", type=attributes, metavar=ATTRIBUTES, help="Attributes: a JSON object.")
+@click.option(
+    "--file-attributes", type=attributes, metavar=ATTRIBUTES, help="Attributes of every file, under its own ones."
+)
 @click.option(
     "--worker-timeout",
     type=seconds_or_none,
@@ -64,8 +81,13 @@ def project() -> None:
 async def create(
     file_list: str | None,
     dids: tuple[str, ...],
+    list_format: str,
+    mql: str | None,
+    mql_file: TextIO | None,
+    fields: tuple[str, ...],
     virtual: bool,
     given: dict[str, Any] | None,
+    file_attributes: dict[str, Any] | None,
     worker_timeout: float | None,
     idle_timeout: float | None,
     users: tuple[str, ...],
@@ -78,14 +100,19 @@ async def create(
     A line is namespace:name, to the letter, or a JSON object with "namespace", "name" and "attributes". A list may be of any length; if
     anything is wrong with it, there is no project. A DURATION is a number of seconds, or a number with s, m, h or d.
     """
-    if file_list is None and not dids:
-        raise Misuse("no files: give a FILE_LIST, - for standard input, or --file")
-    files = FileList(dids, file_list)
+    if mql_file is not None:
+        if mql is not None:
+            raise Misuse("--mql and --mql-file exclude each other")
+        mql = mql_file.read().strip()
+    if file_list is None and not dids and mql is None:
+        raise Misuse("no files: give a FILE_LIST, - for standard input, --file, or --mql")
+    found = _found(mql, fields) if mql is not None else []
+    files = FileList(dids, file_list, array=list_format == "json", found=found, attributes=file_attributes)
     async with DispatchClient() as dispatch:
         created = await dispatch.create_project(
             files,
             attributes=(given or {}) | ({"virtual": True} if virtual else {}),
-            query=query,
+            query=mql if query is None else query,
             worker_timeout=worker_timeout,
             idle_timeout=idle_timeout,
             users=users,
@@ -98,52 +125,52 @@ async def create(
 @click.argument("project_id", type=int, metavar="ID")
 @click.option("--attributes", "given", type=attributes, metavar=ATTRIBUTES, help="Laid over the project's attributes.")
 @click.option("--file-attributes", type=attributes, metavar=ATTRIBUTES, help="Laid over those of every file.")
+@click.option("--worker-timeout", type=seconds_or_none, metavar=DURATION, help="Default: the original's.")
+@click.option("--idle-timeout", type=seconds_or_none, metavar=DURATION, help="Default: the original's.")
+@click.pass_context
 @json_option
 @calling
 async def copy(
-    project_id: int, given: dict[str, Any] | None, file_attributes: dict[str, Any] | None, as_json: bool
+    context: click.Context,
+    project_id: int,
+    given: dict[str, Any] | None,
+    file_attributes: dict[str, Any] | None,
+    as_json: bool,
+    **timeouts: float | None,
 ) -> None:
     """Make a project of one's own with the files of project ID and print its id."""
+    # `none` is a value: what was not given is told from it by where it comes from
+    changes = {name: value for name, value in timeouts.items() if _was_given(context, name)}
     async with DispatchClient() as dispatch:
-        copied = await dispatch.copy_project(project_id, project_attributes=given, file_attributes=file_attributes)
+        copied = await dispatch.copy_project(
+            project_id, project_attributes=given, file_attributes=file_attributes, **changes
+        )
     _print_id(copied, as_json=as_json)
 
 
 @project.command()
 @click.argument("project_id", type=int, metavar="ID")
+@click.option("--attributes", "only_attributes", is_flag=True, help="Only its attributes.")
 @json_option
 @calling
-async def show(project_id: int, as_json: bool) -> None:
+async def show(project_id: int, only_attributes: bool, as_json: bool) -> None:
     """Show project ID; `drayman project files` has its files."""
     async with DispatchClient() as dispatch:
         found = await dispatch.get_project(project_id)
-    if as_json:
+    if only_attributes:
+        if as_json:
+            print_json(found.attributes)
+        else:
+            print_fields((name, _attribute_text(value)) for name, value in found.attributes.items())
+    elif as_json:
         print_json(plain(found))
     else:
         print_fields(_fields(found))
 
 
-@project.command()
-@click.argument("project_id", type=int, metavar="ID")
-@click.option("--state", type=_HANDLE_STATES, help="Only those in this state.")
-@click.option("--not-state", type=_HANDLE_STATES, help="Not those in this state.")
-@click.option("--replicas", is_flag=True, help="With their replicas.")
-@click.option("--limit", type=click.IntRange(1), help="End after so many.")
-@json_option
-@calling
-async def files(
-    project_id: int, state: str | None, not_state: str | None, replicas: bool, limit: int | None, as_json: bool
-) -> None:
-    """List the files of project ID, in the order in which they were given."""
-    async with DispatchClient() as dispatch:
-        handles = dispatch.handles(
-            project_id, state=state, not_state=not_state, with_replicas=replicas, limit=limit or 0
-        )
-        if as_json:
-            await print_json_array(handles, lambda handle: _record(handle, replicas=replicas))
-            return
-        titles = ("handle", "state", "attempts", "reserved", "worker", "file")
-        await print_rows(titles, handles, _row, _replica_lines)
+project.add_command(list_files, "files")
+project.add_command(project_history)
+project.add_command(explain_project)
 
 
 @project.command("list")
@@ -182,11 +209,7 @@ async def list_projects(
             not_state=not_state,
             attributes=dict(pairs),
         )
-        if as_json:
-            await print_json_array(projects, plain)
-            return
-        titles = ("id", "state", "done", "failed", "reserved", "total", "created", "owner")
-        await print_rows(titles, projects, _summary)
+        await print_projects(projects, as_json=as_json)
 
 
 @project.command()
@@ -251,6 +274,21 @@ async def restart(
         click.echo(f"{count} files restarted, project {changed.project_id} is {changed.state}")
 
 
+def _found(query: str, fields: Sequence[str]) -> list[File]:
+    try:
+        return query_files(query, fields)
+    except QueryError as error:
+        raise Failure(str(error)) from error
+
+
+def _was_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _attribute_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _print_id(made: Project, *, as_json: bool) -> None:
     if as_json:
         print_json(plain(made))
@@ -288,26 +326,16 @@ def _fields(found: Project) -> list[tuple[str, Any]]:
     ]
 
 
+async def print_projects(projects: AsyncIterator[Project], *, as_json: bool) -> None:
+    """Print a list of projects."""
+    if as_json:
+        await print_json_array(projects, plain)
+        return
+    titles = ("id", "state", "done", "failed", "reserved", "total", "created", "owner")
+    await print_rows(titles, projects, _summary)
+
+
 def _summary(found: Project) -> tuple[Any, ...]:
     counts = found.counts
     numbers = (counts.done, counts.failed, counts.reserved, counts.total)
     return found.project_id, found.state, *numbers, local_time(found.created), found.owner
-
-
-def _row(handle: Handle) -> tuple[Any, ...]:
-    since = local_time(handle.reserved_since)
-    return handle.handle_id, handle.state, handle.attempts, since, handle.worker_id, handle.did
-
-
-def _replica_lines(handle: Handle) -> Iterator[str]:
-    for replica in handle.replicas:
-        reach = "available" if replica.available and replica.rse_available else "not available"
-        yield f"{replica.rse}: {reach} {' '.join(replica.urls) or replica.path or ''}".rstrip()
-
-
-def _record(handle: Handle, *, replicas: bool) -> dict[str, Any]:
-    record: dict[str, Any] = plain(handle)
-    del record["project_attributes"]  # those of the project, which a list does not repeat
-    if not replicas:
-        del record["replicas"]
-    return record

@@ -9,6 +9,7 @@ import click
 
 from drayman.cli.output import Failure, json_option, print_fields, print_json, print_table, printable
 from drayman.cli.replica_list import read_replicas
+from drayman.cli.rse_sync import sync
 from drayman.cli.session import Misuse, calling
 from drayman.cli.values import plain
 from drayman.client import DispatchClient, DraymanError, Replica, Rse
@@ -132,8 +133,8 @@ async def down(name: str, as_json: bool) -> None:
 async def add_replicas(source: str, as_json: bool) -> None:
     """Add replicas, or change those that exist, out of FILE (- is standard input), of any length.
 
-    Either a JSON object a line, or CSV with a header. Fields: namespace, name, rse; and url or urls (JSON: a list, CSV: separated by
-    blanks), path, preference, available. What was sent before a line that is wrong stays.
+    Either a JSON object a line, or CSV with a header. Fields: did, or namespace and name; rse; and url or urls (JSON: a list, CSV:
+    separated by blanks), path, preference, available. What was sent before a line that is wrong stays. See also `drayman rse sync`.
     """
     written = 0
     async with DispatchClient() as dispatch:
@@ -154,6 +155,9 @@ async def add_replicas(source: str, as_json: bool) -> None:
         print_json({"replicas": written})
     else:
         click.echo(f"{written} replicas added or changed")
+
+
+rse.add_command(sync)
 
 
 @rse.group(invoke_without_command=True)

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from drayman.cli.output import printable
+from drayman.cli.json_values import json_object, json_object_in, json_value
+from drayman.cli.printable import printable
 from drayman.cli.session import Misuse
 
 DURATION = "DURATION"
@@ -39,13 +39,10 @@ def seconds_or_none(text: str) -> float | None:
 
 def attributes(text: str) -> dict[str, Any]:
     """Read a JSON object, or the one in the file after `@`."""
-    if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Misuse(f"cannot read attributes: {printable(str(error))}") from error
     try:
-        return json_object(text)
+        return json_object_in(text[1:]) if text.startswith("@") else json_object(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(f"cannot read attributes: {printable(str(error))}") from error
     except ValueError as error:
         raise Misuse(f"attributes: {printable(str(error))}") from error
 
@@ -56,34 +53,9 @@ def attribute_pair(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise Misuse(f"{printable(text)!r}: expected name=value")
     try:
-        return name, _json(value)
+        return name, json_value(value)
     except ValueError:
         return name, value
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Read one JSON object. Raises ValueError that says what is wrong."""
-    value = _json(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {_shortened(text)}")  # noqa: TRY004 - a wrong value for the user
-    return value
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_no_number)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}: {_shortened(text)}") from error
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _shortened(text: str) -> str:
-    return printable(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.status import Status
 
 from drayman.cli.output import Failure, printable
+from drayman.cli.worker_files import COMMANDS
 from drayman.client import DispatchClient, DraymanError, ProjectEnded, TimedOut, UrlError
 from drayman.worker.actions import checksum, command
 from drayman.worker.file_loop import FileLoop, Result
@@ -29,9 +30,20 @@ def worker() -> None:
     """Work on files."""
 
 
+for _command in COMMANDS:
+    worker.add_command(_command)
+
+
 @worker.command()
 @click.option("--project", "project_id", type=int, required=True, metavar="ID", help="The project to work on.")
-@click.option("-n", "--slots", type=click.IntRange(1), default=1, show_default=True, help="Files at a time.")
+@click.option("-n", "--slots", type=click.IntRange(1, 100), default=1, show_default=True, help="Files at a time.")
+@click.option(
+    "--prefetch",
+    type=click.IntRange(0, 900),
+    default=0,
+    show_default=True,
+    help="Files held ready besides those at work.",
+)
 @click.option("--worker-id", help="Who works; default: host name, process id and a random part.")
 @click.option("--cpu-site", default="", help="CPU site, for the nearest replicas.")
 @click.option(
@@ -56,6 +68,7 @@ def worker() -> None:
 def run(
     project_id: int,
     slots: int,
+    prefetch: int,
     worker_id: str | None,
     cpu_site: str,
     idle_timeout: float | None,
@@ -88,6 +101,7 @@ def run(
                     name,
                     action,
                     slots=slots,
+                    prefetch=prefetch,
                     cpu_site=cpu_site,
                     idle_timeout=idle_timeout,
                     max_attempts=max_attempts,

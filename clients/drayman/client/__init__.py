@@ -24,7 +24,10 @@ from drayman.client.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from drayman.client.files import Counts, File, Handle, Project, ProjectEnded, Replica, Report, Rse, TimedOut
+from drayman.client.files import Counts, File, Handle, Project, ProjectEnded, Reason, Replica, Report, Rse, TimedOut
+from drayman.client.history import HandleEvent, ProjectEvent
+from drayman.client.session import FileFailed, FileInHand, FileReleased, WorkSession
+from drayman.client.watching import Progress
 
 __all__ = [
     "DEFAULT_URL",
@@ -36,15 +39,22 @@ __all__ = [
     "DispatchClient",
     "DraymanError",
     "File",
+    "FileFailed",
+    "FileInHand",
+    "FileReleased",
     "ForbiddenError",
     "Handle",
+    "HandleEvent",
     "InvalidRequestError",
     "NotFoundError",
     "NotOfferedError",
     "OverloadedError",
     "PreconditionError",
+    "Progress",
     "Project",
     "ProjectEnded",
+    "ProjectEvent",
+    "Reason",
     "Replica",
     "Report",
     "Role",
@@ -56,6 +66,7 @@ __all__ = [
     "UnavailableError",
     "UrlError",
     "User",
+    "WorkSession",
     "open_channel",
     "open_sync_channel",
 ]

@@ -36,6 +36,8 @@ _SERVICE_CONFIG = {
                 {"service": f"{_DISPATCH}.HandleService", "method": "NextFile"},
                 {"service": f"{_DISPATCH}.HandleService", "method": "ListReserved"},
                 {"service": f"{_DISPATCH}.ProjectService", "method": "CreateProject"},
+                {"service": f"{_DISPATCH}.ProjectService", "method": "AddFiles"},
+                {"service": f"{_DISPATCH}.ProjectService", "method": "WatchProject"},
                 {"service": f"{_DISPATCH}.ProjectService", "method": "ListHandles"},
                 {"service": f"{_DISPATCH}.StorageService", "method": "UpdateReplicas"},
             ],

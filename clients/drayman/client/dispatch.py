@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import grpc.aio
@@ -24,6 +24,9 @@ from drayman.client.files import (
     rse_of,
     to_json,
 )
+from drayman.client.history import HistoryCalls
+from drayman.client.standstill import Explanation, hindrances_of
+from drayman.client.watching import WatchingCalls
 from drayman.client.working import WorkingCalls
 from drayman.dispatch.v1 import project_pb2 as pb
 from drayman.dispatch.v1 import project_service_pb2 as project_pb
@@ -36,7 +39,7 @@ _BATCH = 1000
 Files = Iterable[File] | AsyncIterable[File]
 
 
-class DispatchClient(WorkingCalls):
+class DispatchClient(HistoryCalls, WatchingCalls, WorkingCalls):
     """Projects, files, storage elements. Methods raise DraymanError."""
 
     def _bind(self, channel: grpc.aio.Channel) -> None:
@@ -56,19 +59,52 @@ class DispatchClient(WorkingCalls):
         idle_timeout: float | None = None,
         users: Sequence[str] = (),
         roles: Sequence[str] = (),
+        max_attempts: int | None = None,
+        max_running: int | None = None,
+        open: bool = False,  # noqa: A002 - the contract's word
     ) -> Project:
         """Create a project of any number of files, all or nothing. Time-outs in seconds; None = never.
 
-        With the attribute `virtual` true its files need no replicas.
+        With the attribute `virtual` true its files need no replicas. A file reserved `max_attempts` times that fails or times out again
+        has failed for good; at most `max_running` files are reserved at a time; None = no limit. An `open` project does not end before
+        `add_files` closes its list.
         """
         spec = project_pb.ProjectSpec(
-            attributes_json=to_json(attributes or {}), query=query, users=users, roles=roles, request_id=str(uuid4())
+            attributes_json=to_json(attributes or {}),
+            query=query,
+            users=users,
+            roles=roles,
+            request_id=str(uuid4()),
+            max_attempts=max_attempts or 0,
+            max_running=max_running or 0,
+            open=open,
         )
         if worker_timeout is not None:
             spec.worker_timeout.CopyFrom(duration(worker_timeout))
         if idle_timeout is not None:
             spec.idle_timeout.CopyFrom(duration(idle_timeout))
-        return project_of((await self._send(self._projects.CreateProject, _creation(spec, files))).project)
+        parts = _parts(project_pb.CreateProjectRequest, project_pb.CreateProjectRequest(spec=spec), files)
+        return project_of((await self._send(self._projects.CreateProject, parts)).project)
+
+    async def add_files(
+        self,
+        project_id: int,
+        files: Files,
+        *,
+        skip_existing: bool = False,
+        open: bool | None = None,  # noqa: A002 - the contract's word
+    ) -> tuple[Project, int, int]:
+        """Add any number of files to a project, all or nothing; returns it, how many were added and how many it had already.
+
+        Files that it has are refused, or left out with `skip_existing`. `open` False closes its list, so that it ends with its last file;
+        True keeps it from ending; None leaves that as it is. What was done, failed or abandoned goes on if anything was added.
+        """
+        begin = project_pb.BeginAddFiles(project_id=project_id, skip_existing=skip_existing, request_id=str(uuid4()))
+        if open is not None:
+            begin.open = open
+        parts = _parts(project_pb.AddFilesRequest, project_pb.AddFilesRequest(begin=begin), files)
+        reply = await self._send(self._projects.AddFiles, parts)
+        return project_of(reply.project), reply.added, reply.skipped
 
     async def copy_project(
         self,
@@ -76,12 +112,19 @@ class DispatchClient(WorkingCalls):
         *,
         project_attributes: Mapping[str, Any] | None = None,
         file_attributes: Mapping[str, Any] | None = None,
+        worker_timeout: float | Literal["keep"] | None = "keep",
+        idle_timeout: float | Literal["keep"] | None = "keep",
     ) -> Project:
-        """Copy a project's files into a new one of one's own; attributes are laid over the original's."""
+        """Copy a project's files into a new one of one's own; attributes are laid over the original's.
+
+        Time-outs in seconds; None = never, `"keep"` = the original's.
+        """
         request = project_pb.CopyProjectRequest(
             project_id=project_id,
             project_attributes_json=to_json(project_attributes or {}),
             file_attributes_json=to_json(file_attributes or {}),
+            worker_timeout=_change_of(worker_timeout),
+            idle_timeout=_change_of(idle_timeout),
             request_id=str(uuid4()),
         )
         return project_of((await self._call(self._projects.CopyProject, request)).project)
@@ -114,6 +157,20 @@ class DispatchClient(WorkingCalls):
                 return
             request.page_token = reply.next_page_token
 
+    async def search_projects(self, query: str, *, owner: str = "", state: str | None = None) -> AsyncIterator[Project]:
+        """Read the projects that a query in the search language finds, by ascending id: of an owner (empty = all), in a state.
+
+        Raises InvalidRequestError for a query that cannot be read; its message has line, column and what was expected.
+        """
+        request = project_pb.SearchProjectsRequest(query=query, owner=owner, state=project_state(state))
+        while True:
+            reply = await self._call(self._projects.SearchProjects, request)
+            for project in reply.projects:
+                yield project_of(project)
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
+
     async def handles(
         self,
         project_id: int,
@@ -123,8 +180,12 @@ class DispatchClient(WorkingCalls):
         with_replicas: bool = False,
         after: int = 0,
         limit: int = 0,
+        reason_code: str = "",
     ) -> AsyncIterator[Handle]:
-        """Read the handles of a project by ascending id, from the one after `after`; `limit` 0 = all."""
+        """Read the handles of a project by ascending id, from the one after `after`; `limit` 0 = all.
+
+        With `reason_code` only those whose last reservation ended with it.
+        """
         request = project_pb.ListHandlesRequest(
             project_id=project_id,
             state=handle_state(state),
@@ -132,15 +193,16 @@ class DispatchClient(WorkingCalls):
             with_replicas=with_replicas,
             after_handle_id=after,
             limit=limit,
+            reason_code=reason_code,
         )
         async with self._stream(self._projects.ListHandles, request) as replies:
             async for reply in replies:
                 for handle in reply.handles:
                     yield handle_of(handle)
 
-    async def cancel_project(self, project_id: int) -> Project:
-        """Stop a project; workers may still report what they hold."""
-        request = project_pb.CancelProjectRequest(project_id=project_id)
+    async def cancel_project(self, project_id: int, *, code: str = "", message: str = "") -> Project:
+        """Stop a project; workers may still report what they hold. `code` and `message` say why: they are kept, and shown to workers."""
+        request = project_pb.CancelProjectRequest(project_id=project_id, code=code, message=message)
         return project_of((await self._call(self._projects.CancelProject, request)).project)
 
     async def activate_project(self, project_id: int) -> Project:
@@ -159,6 +221,12 @@ class DispatchClient(WorkingCalls):
         )
         reply = await self._call(self._projects.RestartHandles, request)
         return project_of(reply.project), reply.restarted
+
+    async def explain_project(self, project_id: int, cpu_site: str = "") -> Explanation:
+        """Say what a worker at a site would get, and what stands in the way."""
+        request = project_pb.ExplainProjectRequest(project_id=project_id, cpu_site=cpu_site)
+        reply = await self._call(self._projects.ExplainProject, request)
+        return Explanation(project_of(reply.project), hindrances_of(reply.hindrances), reply.summary)
 
     async def delete_project(self, project_id: int) -> None:
         """Remove a project with everything in it."""
@@ -225,8 +293,9 @@ class DispatchClient(WorkingCalls):
         return [(entry.cpu_site, entry.rse, entry.proximity) for entry in reply.entries]
 
 
-async def _creation(spec: project_pb.ProjectSpec, files: Files) -> AsyncIterator[project_pb.CreateProjectRequest]:
-    yield project_pb.CreateProjectRequest(spec=spec)
+async def _parts(kind: Any, first: Any, files: Files) -> AsyncIterator[Any]:
+    """Make the messages of one kind that carry a file list, from the first one to its end."""
+    yield first
     count = 0
     batch: list[pb.File] = []
     async for file in _each(files):
@@ -234,11 +303,17 @@ async def _creation(spec: project_pb.ProjectSpec, files: Files) -> AsyncIterator
         attributes = to_json(file.attributes) if file.attributes else ""
         batch.append(pb.File(did=pb.Did(namespace=file.namespace, name=file.name), attributes_json=attributes))
         if len(batch) >= _BATCH:
-            yield project_pb.CreateProjectRequest(files=project_pb.FileBatch(files=batch))
+            yield kind(files=project_pb.FileBatch(files=batch))
             batch = []
     if batch:
-        yield project_pb.CreateProjectRequest(files=project_pb.FileBatch(files=batch))
-    yield project_pb.CreateProjectRequest(end=project_pb.EndOfFiles(file_count=count))
+        yield kind(files=project_pb.FileBatch(files=batch))
+    yield kind(end=project_pb.EndOfFiles(file_count=count))
+
+
+def _change_of(timeout: float | Literal["keep"] | None) -> project_pb.TimeoutChange | None:
+    if timeout == "keep":
+        return None
+    return project_pb.TimeoutChange(value=None if timeout is None else duration(timeout))
 
 
 async def _each(files: Files) -> AsyncIterator[File]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,6 +18,9 @@ from drayman.dispatch.v1 import storage_service_pb2 as storage_pb
 ProjectState = Literal["active", "done", "failed", "cancelled", "abandoned"]
 HandleState = Literal["initial", "reserved", "done", "failed"]
 Outcome = Literal["done", "failed_retry", "failed_final", "released"]
+
+if TYPE_CHECKING:
+    from drayman.client.standstill import Hindrances
 
 _PROJECT_STATES: Mapping[pb.ProjectState, ProjectState] = {
     pb.PROJECT_STATE_ACTIVE: "active",
@@ -71,8 +74,28 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something came to its state. Texts are empty, and `time` (UTC) is None, where that is not known.
+
+    `code` is the reporter's own, or one of the service's: `WORKER_TIMEOUT`, `MAX_ATTEMPTS`, `CALLER_GONE`, `SESSION_CLOSED`. Files have
+    `worker_id` and its CPU `site`, cancelled projects the `username`.
+    """
+
+    code: str = ""
+    message: str = ""
+    worker_id: str = ""
+    site: str = ""
+    username: str = ""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
-    """A project. Times are in UTC, time-outs in seconds (None = never)."""
+    """A project. Times are in UTC, time-outs in seconds (None = never).
+
+    A file reserved `max_attempts` times that fails again has failed for good; at most `max_running` are reserved at a time (None = no
+    limit). While it is `open` more files may come. `reason` says why it was cancelled.
+    """
 
     project_id: int
     owner: str
@@ -87,6 +110,10 @@ class Project:
     ended: datetime | None
     counts: Counts
     virtual: bool
+    max_attempts: int | None = None
+    max_running: int | None = None
+    open: bool = False
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +133,10 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """One file in one project. `attempts` is the fence of the lease while `reserved`. Replicas are nearest first when handed out."""
+    """One file in one project. `attempts` is the fence of the lease while `reserved`. Replicas are nearest first when handed out.
+
+    `reason` says why its last reservation did not end as done.
+    """
 
     project_id: int
     handle_id: int
@@ -120,6 +150,7 @@ class Handle:
     lease_until: datetime | None
     replicas: tuple[Replica, ...] = ()
     project_attributes: dict[str, Any] = field(default_factory=dict)
+    reason: Reason | None = None
 
     @property
     def did(self) -> str:
@@ -129,9 +160,10 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """There was no file in time; ask again."""
+    """There was no file in time; ask again. `hindrances` says what stood in the way."""
 
     counts: Counts
+    hindrances: Hindrances | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +228,14 @@ def project_of(message: pb.Project) -> Project:
         idle_timeout=_seconds(message.idle_timeout) if message.HasField("idle_timeout") else None,
         users=tuple(message.users),
         roles=tuple(message.roles),
-        created=_moment(message.create_time),
-        ended=_moment(message.end_time) if message.HasField("end_time") else None,
+        created=moment_of(message.create_time),
+        ended=moment_of(message.end_time) if message.HasField("end_time") else None,
         counts=counts_of(message.counts),
         virtual=message.virtual,
+        max_attempts=message.max_attempts or None,
+        max_running=message.max_running or None,
+        open=message.open,
+        reason=reason_of(message.reason) if message.HasField("reason") else None,
     )
 
 
@@ -219,10 +255,23 @@ def handle_of(message: pb.Handle, project_attributes_json: str = "") -> Handle:
         worker_id=message.worker_id or None,
         attempts=message.attempts,
         attributes=json.loads(message.attributes_json or "{}"),
-        reserved_since=_moment(message.reserve_time) if message.HasField("reserve_time") else None,
-        lease_until=_moment(message.lease_expire_time) if message.HasField("lease_expire_time") else None,
+        reserved_since=moment_of(message.reserve_time) if message.HasField("reserve_time") else None,
+        lease_until=moment_of(message.lease_expire_time) if message.HasField("lease_expire_time") else None,
         replicas=tuple(map(replica_of, message.replicas)),
         project_attributes=json.loads(project_attributes_json) if project_attributes_json else {},
+        reason=reason_of(message.reason) if message.HasField("reason") else None,
+    )
+
+
+def reason_of(message: pb.Reason) -> Reason:
+    """Read a reason."""
+    return Reason(
+        code=message.code,
+        message=message.message,
+        worker_id=message.worker_id,
+        site=message.site,
+        username=message.username,
+        time=moment_of(message.time) if message.HasField("time") else None,
     )
 
 
@@ -277,6 +326,16 @@ def rse_of(message: storage_pb.Rse) -> Rse:
     )
 
 
+def project_state_of(number: pb.ProjectState) -> ProjectState:
+    """Return the name of a state."""
+    return _PROJECT_STATES[number]
+
+
+def handle_state_of(number: pb.HandleState) -> HandleState:
+    """Return the name of a state."""
+    return _HANDLE_STATES[number]
+
+
 def project_state(name: str | None) -> pb.ProjectState:
     """Return the number of a state; None = any. Raises ValueError naming the states."""
     return pb.PROJECT_STATE_UNSPECIFIED if name is None else _find("project state", _PROJECT_STATES, name)
@@ -299,7 +358,8 @@ def _find(what: str, names: Mapping[_Number, str], name: str) -> _Number:
     raise ValueError(f"unknown {what} {name!r}: expected one of {', '.join(names.values())}")
 
 
-def _moment(message: Timestamp) -> datetime:
+def moment_of(message: Timestamp) -> datetime:
+    """Read a time."""
     return message.ToDatetime(tzinfo=UTC)
 
 

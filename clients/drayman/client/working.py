@@ -14,22 +14,22 @@ import grpc.aio
 from drayman.client.calls import Client
 from drayman.client.errors import DraymanError, OverloadedError, UnavailableError, from_rpc_error
 from drayman.client.files import (
-    Counts,
     Handle,
     ProjectEnded,
     Report,
     TimedOut,
-    counts_of,
     duration,
     ended_of,
     handle_of,
     outcome,
     reserved_of,
 )
+from drayman.client.patience import Patience
+from drayman.client.session import WorkSession
+from drayman.client.standstill import Standstill, standstill_of
 from drayman.dispatch.v1 import handle_service_pb2 as pb
 from drayman.dispatch.v1 import handle_service_pb2_grpc, project_pb2
 
-_LONGEST_PAUSE = 5.0
 #: Reasons for which a report is refused, whatever else is in the request.
 _REFUSALS = ("HANDLE_NOT_FOUND", "WRONG_WORKER", "NOT_RESERVED", "STALE_ATTEMPT")
 #: Seconds that a cancelled wish may take to give back what it got.
@@ -53,15 +53,21 @@ class WorkingCalls(Client):
         *,
         cpu_site: str = "",
         timeout: float | None = None,
-        on_wait: Callable[[Counts], None] | None = None,
+        on_wait: Callable[[Standstill], None] | None = None,
+        progress_interval: float | None = None,
     ) -> Handle | TimedOut | ProjectEnded:
         """Wait for a file. `timeout` in seconds; None = until there is one or the project ends.
 
-        `on_wait` is called with the project's counts when it turns out that there is nothing to hand out yet.
+        `on_wait` is called, with what stands in the way, when it turns out that there is nothing to hand out yet; and again every
+        `progress_interval` seconds, if that is given.
         """
         end = None if timeout is None else time.monotonic() + timeout
         request = pb.NextFileRequest(
-            project_id=project_id, worker_id=worker_id, cpu_site=cpu_site, request_id=str(uuid4())
+            project_id=project_id,
+            worker_id=worker_id,
+            cpu_site=cpu_site,
+            request_id=str(uuid4()),
+            progress_interval=None if progress_interval is None else duration(progress_interval),
         )
         try:
             return await self._next_file(request, end, on_wait)
@@ -71,9 +77,9 @@ class WorkingCalls(Client):
             raise
 
     async def _next_file(
-        self, request: pb.NextFileRequest, end: float | None, on_wait: Callable[[Counts], None] | None
+        self, request: pb.NextFileRequest, end: float | None, on_wait: Callable[[Standstill], None] | None
     ) -> Handle | TimedOut | ProjectEnded:
-        patience = _Patience(self._patience, end)
+        patience = Patience(self._patience, end)
         while True:
             if end is not None:
                 request.timeout.CopyFrom(duration(max(0.0, end - time.monotonic())))
@@ -90,7 +96,7 @@ class WorkingCalls(Client):
             if kind == "project_ended":
                 return ended_of(event.project_ended)
             if event.timed_out.cause != pb.TimedOut.CAUSE_DRAINING or (end is not None and time.monotonic() >= end):
-                return TimedOut(counts_of(event.timed_out.counts))
+                return _timed_out(event.timed_out)
             # that replica is shutting down: another one, or its successor, goes on
             await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - spreads a fleet
 
@@ -127,8 +133,35 @@ class WorkingCalls(Client):
         if reply.HasField("project_ended"):
             return ended_of(reply.project_ended)
         if not reply.files:
-            return TimedOut(counts_of(reply.timed_out.counts))
+            return _timed_out(reply.timed_out)
         return [reserved_of(file) for file in reply.files]
+
+    def work(
+        self,
+        project_id: int,
+        worker_id: str,
+        *,
+        credits: int = 1,  # noqa: A002 - the contract's word
+        cpu_site: str = "",
+        idle_timeout: float | None = None,
+        final_errors: tuple[type[Exception], ...] = (),
+    ) -> WorkSession:
+        """Open a session: an async iterator of files, of which `credits` (1 to 1,000) are held at a time; see `drayman.client.session`.
+
+        It ends with the project, or when `idle_timeout` seconds (None = never) bring no file. A file whose context ends with one of
+        `final_errors` has failed for good.
+        """
+        return WorkSession(
+            self._handles,
+            self.credentials,
+            project_id,
+            worker_id,
+            credits=credits,
+            cpu_site=cpu_site,
+            idle_timeout=idle_timeout,
+            final_errors=final_errors,
+            patience=self._patience,
+        )
 
     async def report(self, reports: Sequence[Report]) -> list[DraymanError | None]:
         """Say what became of files that one worker holds of one project; at most 1,000. One entry each: None, or why it was refused."""
@@ -184,14 +217,16 @@ class WorkingCalls(Client):
         request = pb.GetHandleRequest(project_id=project_id, did=project_pb2.Did(namespace=namespace, name=name))
         return handle_of((await self._call(self._handles.GetHandle, request)).handle)
 
-    async def _wait(self, request: pb.NextFileRequest, on_wait: Callable[[Counts], None] | None) -> pb.NextFileResponse:
+    async def _wait(
+        self, request: pb.NextFileRequest, on_wait: Callable[[Standstill], None] | None
+    ) -> pb.NextFileResponse:
         last: pb.NextFileResponse | None = None
         async with self._stream(self._handles.NextFile, request) as replies:
             # to the end and not only to the file: cancelling it then would look as if we had gone before we got it
             async for reply in replies:
                 last = reply
                 if on_wait is not None and reply.HasField("progress"):
-                    on_wait(counts_of(reply.progress.counts))
+                    on_wait(standstill_of(reply.progress))
         if last is None or last.HasField("progress"):
             raise UnavailableError("the stream ended without a result", code=grpc.StatusCode.UNAVAILABLE)
         return last
@@ -213,7 +248,7 @@ class WorkingCalls(Client):
             ],
             request_id=str(uuid4()),
         )
-        patience = _Patience(self._patience, None)
+        patience = Patience(self._patience, None)
         while True:
             try:
                 reply: pb.ReportResponse = await self._call(self._handles.Report, request)
@@ -223,25 +258,6 @@ class WorkingCalls(Client):
                 return reply
 
 
-class _Patience:
-    """How long to wait for a service that is away."""
-
-    def __init__(self, seconds: float, end: float | None) -> None:
-        self._seconds = seconds
-        self._end = end
-        self.renew()
-
-    def renew(self) -> None:
-        """The service answers again."""
-        self._since: float | None = None
-        self._next = 0.2
-
-    async def pause(self, error: DraymanError) -> None:
-        """Wait a little before the next try, or raise the error if it has been long enough."""
-        now = time.monotonic()
-        self._since = self._since or now
-        if now - self._since > self._seconds or (self._end is not None and now > self._end):
-            raise error
-        wait = random.uniform(self._next / 2, self._next)  # noqa: S311 - spreads a fleet
-        self._next = min(self._next * 1.5, _LONGEST_PAUSE)
-        await asyncio.sleep(max(wait, error.retry_after or 0.0))
+def _timed_out(message: pb.TimedOut) -> TimedOut:
+    standstill = standstill_of(message)
+    return TimedOut(standstill.counts, standstill.hindrances)

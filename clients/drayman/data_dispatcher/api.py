@@ -22,6 +22,7 @@ from drayman.data_dispatcher.exceptions import (
     TimeoutError,  # noqa: A004 - the documented name
     WebAPIError,
 )
+from drayman.data_dispatcher.histories import HistoryCalls
 from drayman.data_dispatcher.logins import LoginCalls
 from drayman.data_dispatcher.projects import ProjectCalls
 from drayman.data_dispatcher.storage import StorageCalls
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 
-class DataDispatcherClient(ProjectCalls, WorkerCalls, StorageCalls, LoginCalls):
+class DataDispatcherClient(ProjectCalls, WorkerCalls, StorageCalls, HistoryCalls, LoginCalls):
     """A client of the dispatch service. Threads may share it; a forked process connects anew; it can be pickled.
 
     Arguments (section 1.1):

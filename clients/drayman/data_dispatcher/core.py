@@ -27,6 +27,7 @@ from drayman.data_dispatcher.token_sources import TokenSources
 from drayman.data_dispatcher.worker_id import DEFAULT_FILE, found_id
 from drayman.dispatch.v1 import (
     handle_service_pb2_grpc,
+    history_service_pb2_grpc,
     project_pb2,
     project_service_pb2_grpc,
     storage_service_pb2_grpc,
@@ -105,6 +106,9 @@ class ClientCore:
 
     def _handles(self) -> handle_service_pb2_grpc.HandleServiceStub:
         return self._connections.stub(handle_service_pb2_grpc.HandleServiceStub, self.ServerURL)
+
+    def _history(self) -> history_service_pb2_grpc.HistoryServiceStub:
+        return self._connections.stub(history_service_pb2_grpc.HistoryServiceStub, self.ServerURL)
 
     def _storage(self) -> storage_service_pb2_grpc.StorageServiceStub:
         return self._connections.stub(storage_service_pb2_grpc.StorageServiceStub, self.ServerURL)

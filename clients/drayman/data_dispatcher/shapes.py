@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from drayman.dispatch.v1 import project_pb2, storage_service_pb2
+from drayman.dispatch.v1 import history_service_pb2, project_pb2, storage_service_pb2
 
 #: Names of project states, by enum value; the other way round for filters.
 PROJECT_STATES = {
@@ -121,6 +121,33 @@ def rse_dict(rse: storage_service_pb2.Rse) -> dict[str, Any]:
         "type": rse.type if rse.HasField("type") else None,
     }
     return shaped
+
+
+def project_log(events: Iterable[history_service_pb2.ProjectEvent]) -> list[dict[str, Any]]:
+    """Return the log records of a project, of which all events from its creation on are given."""
+    records = []
+    before = None
+    for event in events:
+        data: dict[str, Any] = {"event": event.event, "state": PROJECT_STATES[event.state]}
+        if event.username:
+            data["user"] = event.username
+        kind = "state" if event.state != before else "event"
+        before = event.state
+        data |= attributes(event.data_json)
+        records.append({"time": seconds_since_1970(event.time), "type": kind, "data": data})
+    return records
+
+
+def handle_record(event: history_service_pb2.HandleEvent) -> dict[str, Any]:
+    """Return a log record of a handle."""
+    data: dict[str, Any] = {"event": event.event, "state": HANDLE_STATES[event.state]}
+    if event.event not in ("create", "worker_timeout"):
+        data["old_state"] = HANDLE_STATES.get(event.old_state)
+    if event.event != "create":
+        data["worker"] = event.reason.worker_id or None
+    data |= {key: text for key, text in (("code", event.reason.code), ("message", event.reason.message)) if text}
+    did = f"{event.did.namespace}:{event.did.name}"
+    return {"time": seconds_since_1970(event.time), "type": "state", "data": data, "did": did}
 
 
 def attributes(text: str) -> dict[str, Any]:
