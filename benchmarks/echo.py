@@ -55,6 +55,13 @@ def _handler() -> grpc.GenericRpcHandler:
     async def report(_request: pb.ReportRequest, _context: Any) -> pb.ReportResponse:
         return reported
 
+    pushed = pb.WorkResponse(files=[_file().handle], acknowledged=1)
+
+    async def work(requests: AsyncIterator[pb.WorkRequest], _context: Any) -> AsyncIterator[pb.WorkResponse]:
+        async for request in requests:
+            for _ in range(request.credits):
+                yield pushed
+
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "NextFile": grpc.unary_stream_rpc_method_handler(
             next_file,
@@ -70,6 +77,11 @@ def _handler() -> grpc.GenericRpcHandler:
             report,
             request_deserializer=pb.ReportRequest.FromString,
             response_serializer=pb.ReportResponse.SerializeToString,
+        ),
+        "Work": grpc.stream_stream_rpc_method_handler(
+            work,
+            request_deserializer=pb.WorkRequest.FromString,
+            response_serializer=pb.WorkResponse.SerializeToString,
         ),
     }
     name = pb.DESCRIPTOR.services_by_name["HandleService"].full_name

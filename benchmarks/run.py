@@ -17,6 +17,7 @@ import create
 import machine
 import parked
 import report
+import sessions
 import size
 import throughput
 import wakeup
@@ -27,6 +28,7 @@ from stack import Stack, open_stack
 #: What can be measured. Each has a database of its own, and interleaves the rounds of what it compares.
 ROWS: dict[str, Callable[[Stack, Scale], Findings]] = {
     "throughput": throughput.measure,
+    "sessions": sessions.measure,
     "size": size.measure,
     "wakeup": wakeup.measure,
     "create": create.measure,

@@ -12,6 +12,7 @@ class Scale:
     rounds: int
     workers: int = 32  # tasks in each client process
     files: int  # in one run of one contender for the throughput
+    session_files: int  # the same for sessions
     warm_up: int  # files that are worked on before anything is measured
     small: int  # files of the small project; as many are taken from the big one at a time
     big: int
@@ -33,6 +34,7 @@ class Scale:
 FULL = Scale(
     rounds=5,
     files=20_000,
+    session_files=100_000,
     warm_up=2_000,
     small=1_000,
     big=1_000_000,
@@ -50,6 +52,7 @@ FULL = Scale(
 QUICK = Scale(
     rounds=2,
     files=1_000,
+    session_files=5_000,
     warm_up=200,
     small=200,
     big=20_000,
