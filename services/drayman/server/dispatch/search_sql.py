@@ -227,7 +227,7 @@ class _Compiler:
                 tests.append(f"{_IS_NUMBER} AND {_ELEMENT} {operator} {self._parameter(_json(constant), 'jsonb')}")
             elif isinstance(constant.value, str):
                 value = self._parameter(constant.value, "text")
-                tests.append(f'{_IS_TEXT} AND {_ELEMENT_TEXT} {operator} {value}')
+                tests.append(f'{_IS_TEXT} AND {_ELEMENT_TEXT} COLLATE "C" {operator} {value}')
             else:
                 raise SearchError(constant.at, constant_text(constant), "a number or a text, which alone have an order")
         return f"({' AND '.join(tests)})"
