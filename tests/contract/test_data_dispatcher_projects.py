@@ -282,6 +282,41 @@ def test_list_projects_needs_a_login(anonymous: DataDispatcherClient) -> None:
         anonymous.list_projects()
 
 
+def test_search_projects(person: Person, anonymous: DataDispatcherClient) -> None:
+    ann, bob = person(), person()
+    mark = uuid.uuid4().hex
+    first, second = (
+        who.create_project([f"ns:{n}"], project_attributes=VIRTUAL | {"mark": mark, "n": n}, worker_timeout=60 * n)
+        for n, who in ((1, ann), (2, bob))
+    )
+    ann.cancel_project(first["project_id"])
+
+    def found(query: str, **filters: Any) -> list[int]:
+        projects = anonymous.search_projects(f"mark = {mark} and {query}", **filters)
+        return [project["project_id"] for project in projects]
+
+    one, two = first["project_id"], second["project_id"]
+    assert found("n in 1:2") == [two]
+    assert found("n in 1:2", state="all") == found("n in 1:2", state=None) == [one, two]
+    assert found("n", owner=first["owner"]) == []
+    assert found("n", owner=first["owner"], state="cancelled") == [one]
+    assert found("n", owner="all", state=None) == [one, two]
+    assert found("n", state="no such state") == []
+    # trap 21
+    assert found("worker_timeout = 60", state=None) == [one]
+    assert found("ended_timestamp > 2022-01-01 and ended present", state=None) == [one]
+    assert found('created > "2022-01-01" and created_timestamp > 2022-01-01') == [two]
+
+    full = anonymous.search_projects(f"mark = {mark}")
+    assert full == [anonymous.get_project(two)]
+    assert anonymous.search_projects(f"mark = {mark}", None, "active", False) == [anonymous.get_project(two, False)]
+    replicas = anonymous.search_projects(f"mark = {mark}", with_files=False, with_replicas=True)
+    assert replicas[0]["file_handles"][0]["replicas"] == {}
+    with pytest.raises(APIError, match="line 1, column 4: found the end of the query, expected a value") as refused:
+        anonymous.search_projects("n =")
+    assert refused.value.StatusCode == 400
+
+
 def test_handles(ann: DataDispatcherClient, anonymous: DataDispatcherClient) -> None:
     number = ann.create_project(["n:c", "n:b", "m:a"], project_attributes=VIRTUAL)["project_id"]
     held = ann.next_file(number, timeout=5)

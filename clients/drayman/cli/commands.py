@@ -46,7 +46,9 @@ drayman.add_command(rse)
 def run() -> None:
     """Run the command line; ends the process."""
     try:
-        drayman(prog_name="drayman", standalone_mode=False)
+        # what a command ends with by `ctx.exit` comes back as a number
+        code = drayman(prog_name="drayman", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.UsageError as error:

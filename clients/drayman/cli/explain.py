@@ -13,6 +13,7 @@ from drayman.client.standstill import Hindrances
 _CAUSES = (
     ("ready", "ready"),
     ("at_limit", "ready, at the project's limit"),
+    ("at_rse_limit", "ready, at the limit of their RSEs"),
     ("reserved", "reserved"),
     ("no_replica", "no replica"),
     ("replica_unavailable", "no replica can be read now"),

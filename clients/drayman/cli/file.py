@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from drayman.cli.history import file_history
-from drayman.cli.listing import print_json_array, print_rows
+from drayman.cli.listing import closed, print_json_array, print_rows
 from drayman.cli.output import json_option, print_fields, print_json
 from drayman.cli.session import calling
 from drayman.cli.values import json_text, local_time, plain
@@ -110,12 +110,13 @@ def replica_lines(handle: Handle) -> Iterator[str]:
 
 async def _at(handles: AsyncIterator[Handle], rse: str, limit: int | None) -> AsyncIterator[Handle]:
     count = 0
-    async for handle in handles:
-        if any(replica.rse == rse for replica in handle.replicas):
-            yield handle
-            count += 1
-            if count == limit:
-                return
+    async with closed(handles):
+        async for handle in handles:
+            if any(replica.rse == rse for replica in handle.replicas):
+                yield handle
+                count += 1
+                if count == limit:
+                    return
 
 
 def _row(handle: Handle) -> tuple[Any, ...]:

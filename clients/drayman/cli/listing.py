@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from rich.cells import cell_len
@@ -17,12 +18,23 @@ _Item = TypeVar("_Item")
 _LOOKED_AT = 200
 
 
+@asynccontextmanager
+async def closed(items: AsyncIterator[object]) -> AsyncIterator[None]:
+    """Close a generator in the end, whoever reads our output has gone or not: left alone, the loop would, and in any order."""
+    try:
+        yield
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+
+
 async def print_json_array(items: AsyncIterator[_Item], record: Callable[[_Item], Any]) -> None:
     """Print a JSON array with one item a line."""
     separator = "[\n"
-    async for item in items:
-        sys.stdout.write(separator + json.dumps(record(item), ensure_ascii=False))
-        separator = ",\n"
+    async with closed(items):
+        async for item in items:
+            sys.stdout.write(separator + json.dumps(record(item), ensure_ascii=False))
+            separator = ",\n"
     sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
     sys.stdout.flush()
 
@@ -36,14 +48,15 @@ async def print_rows(
     """Print rows under their titles, and lines `below` each; the last column may be of any width."""
     waiting: list[tuple[list[str], list[str]]] = []
     widths: list[int] | None = None
-    async for item in items:
-        entry = ([_cell(value) for value in row(item)], [printable(line) for line in below(item)])
-        if widths is None:
-            waiting.append(entry)
-            if len(waiting) >= _LOOKED_AT:
-                widths = _begin(titles, waiting)
-        else:
-            _write(entry, widths)
+    async with closed(items):
+        async for item in items:
+            entry = ([_cell(value) for value in row(item)], [printable(line) for line in below(item)])
+            if widths is None:
+                waiting.append(entry)
+                if len(waiting) >= _LOOKED_AT:
+                    widths = _begin(titles, waiting)
+            else:
+                _write(entry, widths)
     if widths is None:
         _begin(titles, waiting)
     sys.stdout.flush()

@@ -199,6 +199,7 @@ class Rse:
     pin_prefix: str | None = None
     preference: int = 0
     type: str | None = None
+    max_running: int = 0
 
 
 # --- from and to messages --------------------------------------------------------------------------------------------
@@ -322,6 +323,7 @@ def rse_of(message: storage_pb.Rse) -> Rse:
         is_available=message.is_available,
         is_tape=message.is_tape,
         preference=message.preference,
+        max_running=message.max_running,
         **{name: getattr(message, name) for name in optional if message.HasField(name)},
     )
 

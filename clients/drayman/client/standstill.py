@@ -14,13 +14,15 @@ from drayman.dispatch.v1 import project_pb2 as pb
 class Hindrances:
     """Handles of a project that are not over, each under one cause.
 
-    `ready`: the next worker gets one; `at_limit`: ready, but as many are reserved as may be; `reserved`: the oldest since `oldest_since`,
+    `ready`: the next worker gets one; `at_limit`: ready, but as many are reserved as may be, in the project or
+    (`at_rse_limit`) at the RSEs they could be read from; `reserved`: the oldest since `oldest_since`,
     by `oldest_worker_id`; `no_replica`, `replica_unavailable`, `rse_down` and `rse_disabled`: waiting for a copy that can be read, the
     latter at `rses`. `retrying` of all that wait were tried before.
     """
 
     ready: int
     at_limit: int
+    at_rse_limit: int
     reserved: int
     oldest_since: datetime | None
     oldest_worker_id: str
@@ -55,6 +57,7 @@ def hindrances_of(message: pb.Hindrances) -> Hindrances:
     return Hindrances(
         ready=message.ready,
         at_limit=message.at_limit,
+        at_rse_limit=message.at_rse_limit,
         reserved=message.reserved,
         oldest_since=since,
         oldest_worker_id=message.oldest_worker_id,

@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -6,6 +7,7 @@ import pytest_asyncio
 
 from drayman.client import DispatchClient, File, Project
 from drayman.testing import LocalStack
+from drayman.testing.service_process import ServiceProcess
 
 MakeProject = Callable[..., Awaitable[Project]]
 
@@ -40,3 +42,13 @@ def make(dispatch: DispatchClient) -> MakeProject:
         return await dispatch.create_project(files, attributes=attributes, **options)  # type: ignore[arg-type]
 
     return make_project
+
+
+@pytest.fixture
+def replica(stack: LocalStack, tmp_path: Path) -> Iterator[tuple[ServiceProcess, str]]:
+    """Another process of the same services on the stack's database, and its URL."""
+    arguments = ["--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0"]
+    process = ServiceProcess(arguments, {"DRAYMAN_DATABASE_URL": stack.dsn}, tmp_path / "replica.log")
+    yield process, process.await_ready(40)
+    if process.running:
+        process.terminate()

@@ -272,6 +272,21 @@ async def test_the_history_ends_where_the_retention_says(hot: asyncpg.Pool) -> N
     assert await times(hot) == [weeks[2:]] * 2
 
 
+async def test_making_a_partition_waits_for_nobody_and_nobody_for_it(hot: asyncpg.Pool, database_url: str) -> None:
+    monday = datetime(2030, 1, 7, tzinfo=UTC)
+    insert = "INSERT INTO dispatch.handle_log (project_id, at, event, state, low, high) VALUES (1, $1, 'create', 'initial', 1, 1)"
+    store = Store(hot, hot)
+    await store.keep_partitions([monday.date()], monday.date())
+    busy = await asyncpg.connect(database_url)
+    try:
+        async with busy.transaction(), asyncio.timeout(10):
+            await busy.execute(insert, monday)  # a long list on its way in: not committed yet
+            await store.keep_partitions([(monday + timedelta(weeks=1)).date()], monday.date())
+            await hot.execute(insert, monday + timedelta(weeks=1))
+    finally:
+        await busy.close()
+
+
 async def times(pool: asyncpg.Pool) -> list[list[datetime]]:
     return [
         [row["at"] for row in await pool.fetch(f"SELECT at FROM dispatch.{table} ORDER BY at")]

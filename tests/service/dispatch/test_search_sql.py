@@ -62,6 +62,7 @@ _DENIED = {
     Operator.MATCHES_NOT: Operator.MATCHES,
     Operator.MATCHES_NOT_ANY_CASE: Operator.MATCHES_ANY_CASE,
 }
+_SPANS = {"1m": 60, "1 hour": 3600, "00:01": 60}
 _MOMENTS = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
 
 
@@ -132,7 +133,7 @@ def _passes(value: Any, query: Comparison | InRange | InList) -> bool:
 def _read(constant: Constant, value: Any) -> Any:
     if isinstance(value, datetime) and constant.value is not None:
         return datetime.fromisoformat(str(constant.value)).replace(tzinfo=UTC)
-    return constant.value
+    return _SPANS.get(constant.value, constant.value) if isinstance(constant.value, str) else constant.value
 
 
 def _compared(value: Any, sign: Operator, wanted: Any) -> bool:
@@ -188,13 +189,13 @@ def _value(place: Place, project: dict[str, Any]) -> Any:
 _SCALARS = [5, 5.5, "5", "ab", "a", "B", "", True, False, None]
 _VALUES = [*_SCALARS, [], [5, "a"], [[5]], ["b", None], {"k": 5}, {"k": [5, "a"]}, [{"k": 5}]]
 _WANTED: list[Any] = [Decimal(5), Decimal("5.0"), Decimal(0), "5", "a", "ab", "b", "", True, False, None]
-_constants = st.sampled_from(_WANTED).map(Constant)
+_constants = st.builds(Constant, st.sampled_from(_WANTED))
 _patterns = st.sampled_from(["a", "^a", "b$", "a.*b", "[AB]+", "^5$", "x"]).map(Constant)
 _likes = st.sampled_from(["a%", "_", "%b", "%", ""]).map(Constant)
 _numbers = st.sampled_from([Decimal(0), Decimal(1), Decimal("1.5"), Decimal(2)]).map(Constant)
 _texts = st.sampled_from(["a", "ab", "b", "cancelled", "active", ""]).map(Constant)
 _days = st.sampled_from([f"2024-0{month}-{day}" for month in (1, 2, 3) for day in ("01", "15")]).map(Constant)
-_spans = st.sampled_from([Decimal(60), Decimal(0), "1m", "1h", "00:01"]).map(Constant)
+_spans = st.builds(Constant, st.sampled_from([Decimal(60), Decimal(0), *_SPANS]))
 _flags = st.booleans()
 
 _fields = st.builds(
@@ -242,10 +243,11 @@ _conditions = st.one_of(
     _of(st.builds(Length, _fields), [_numbers], _numbers),
     _of(_text_places, [_texts], _texts | _nothing),
     _of(st.sampled_from([Attribute.CREATED, Attribute.ENDED]), [_days], _days | _nothing),
+    _of(st.sampled_from([Attribute.WORKER_TIMEOUT, Attribute.IDLE_TIMEOUT]), [_spans], _spans | _nothing),
     st.builds(Comparison, _texts_tested, st.sampled_from(_EXPRESSIONS), _patterns),
     st.builds(Comparison, _texts_tested, st.just(Operator.LIKE), _likes),
     st.builds(Contains, _fields, _constants, _flags),
-    st.builds(Contains, _text_places, _texts, _flags),
+    st.builds(Contains, _text_places | _fields, _texts, _flags),
     st.builds(Present, _fields | st.sampled_from(Attribute), _flags),
 )
 _queries = st.recursive(
@@ -291,7 +293,7 @@ def _projects() -> list[dict[str, Any]]:
 _PROJECTS = _projects()
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=_queries)
 async def test_postgresql_and_python_find_the_same(pool: asyncpg.Pool, query: Query) -> None:
     if not await pool.fetchval("SELECT count(*) FROM dispatch.project"):

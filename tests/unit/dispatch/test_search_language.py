@@ -276,3 +276,8 @@ def test_no_value_gets_into_the_condition() -> None:
     assert "DROP" not in condition.text
     assert "$6:" not in condition.text
     assert f"${6 + len(condition.parameters)}:" in condition.text
+
+
+@pytest.mark.parametrize("text", ["n < a", "n in a:b", "owner >= a", "state in a:b", "query < a"])
+def test_texts_are_ordered_alike_in_every_database(text: str) -> None:
+    assert 'COLLATE "C"' in search_sql.condition(parse(text)).text

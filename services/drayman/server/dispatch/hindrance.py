@@ -15,6 +15,7 @@ class Hindrances:
 
     ready: int = 0
     at_limit: int = 0
+    at_rse_limit: int = 0
     reserved: int = 0
     no_replica: int = 0
     replica_unavailable: int = 0
@@ -26,16 +27,23 @@ class Hindrances:
     oldest_worker_id: str = ""
 
 
-def hindrances(standing: Standing, storage: StorageMap, cpu_site: str) -> Hindrances:
-    """Count what waits, by cause, for a worker at a site. The oldest reservation is for the caller to look up."""
+def hindrances(
+    standing: Standing, storage: StorageMap, cpu_site: str, full: frozenset[int] = frozenset()
+) -> Hindrances:
+    """Count what waits, by cause, for a worker at a site; `full` RSEs are at their limit.
+
+    The oldest reservation is for the caller to look up.
+    """
     found = Hindrances(reserved=standing.reserved)
-    rank = storage.rank(cpu_site)
+    rank, rank_now = storage.rank(cpu_site), storage.rank(cpu_site, full)
     names: set[str] = set()
     for group, stock in standing.groups.items():
         if group.attempts:
             found.retrying += stock.ready
-        if rank(group.location_id) is not None:
+        if rank_now(group.location_id) is not None:
             found.ready += stock.ready
+        elif rank(group.location_id) is not None:
+            found.at_rse_limit += stock.ready
         elif group.location_id == NOWHERE:
             found.no_replica += stock.ready
         elif group.location_id == OUT_OF_REACH:
@@ -68,6 +76,7 @@ def summary(standing: Standing, found: Hindrances) -> str:
         return f"{found.ready} files are ready: a worker that asks gets one at once."
     causes = [
         (found.at_limit, f"ready, but {standing.max_running} files are reserved, which is the project's limit"),
+        (found.at_rse_limit, "ready, but at RSEs that as many read from as may"),
         (found.reserved, "reserved by workers"),
         (found.no_replica, "without any replica"),
         (found.replica_unavailable, "with replicas of which none can be read now"),

@@ -152,9 +152,6 @@ def _project_event(row: Row) -> pb.ProjectEvent:
 
 def _handle_event(entry: _Entry, did: project_pb2.Did) -> pb.HandleEvent:
     batch = entry.batch
-    attempt = entry.attempt or 0
-    if batch["event"] == "released":  # stored is the count afterwards, of which the attempt is taken back
-        attempt += 1
     reason = None
     if any(entry[3:]):
         reason = project_pb2.Reason(worker_id=entry.worker_id, site=entry.site, code=entry.code, message=entry.message)
@@ -165,6 +162,6 @@ def _handle_event(entry: _Entry, did: project_pb2.Did) -> pb.HandleEvent:
         event=batch["event"],
         old_state=messages.HANDLE_STATE.get(batch["old_state"]),
         state=messages.HANDLE_STATE[batch["state"]],
-        attempt=attempt,
+        attempt=entry.attempt or 0,
         reason=reason,
     )

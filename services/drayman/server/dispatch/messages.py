@@ -146,6 +146,7 @@ def hindrances(found: Hindrances) -> pb.Hindrances:
     return pb.Hindrances(
         ready=found.ready,
         at_limit=found.at_limit,
+        at_rse_limit=found.at_rse_limit,
         reserved=found.reserved,
         oldest_reserve_time=timestamp(found.oldest_reserved_at),
         oldest_worker_id=found.oldest_worker_id,
@@ -204,10 +205,15 @@ def replica(row: Row) -> pb.Replica:
     )
 
 
-def readable_replicas(did: pb.Did, rows: Iterable[Row], storage: StorageMap, cpu_site: str) -> list[pb.Replica]:
-    """Shape rows of `readable_replicas` for a worker: nearest first, the distance in place of the stored preference."""
+def readable_replicas(
+    did: pb.Did, rows: Iterable[Row], storage: StorageMap, cpu_site: str, first: int | None
+) -> list[pb.Replica]:
+    """Shape rows of `readable_replicas` for a worker: nearest first, the distance in place of the stored preference.
+
+    The RSE `first`, where the reservation counts, comes before all others.
+    """
     found = [(storage.distance(cpu_site, row["rse"]), row) for row in rows]
-    found.sort(key=lambda entry: (nearness(entry[0]), entry[1]["rse"]))
+    found.sort(key=lambda entry: (entry[1]["rse_id"] != first, nearness(entry[0]), entry[1]["rse"]))
     return [
         pb.Replica(
             did=did,

@@ -45,7 +45,9 @@ class Offering:
                     attributes_json=with_timeouts(row["attributes"], row["timeouts"]),
                     reserve_time=moments.of(row["reserved_at"]),
                     lease_expire_time=moments.of(row["lease_until"]),
-                    replicas=messages.readable_replicas(did, found, storage, cpu_site) if found else None,
+                    replicas=messages.readable_replicas(did, found, storage, cpu_site, row["rse_id"])
+                    if found
+                    else None,
                 )
             )
         return handles

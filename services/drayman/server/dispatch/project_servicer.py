@@ -207,6 +207,7 @@ class ProjectServicer:
         if not await self._store.delete_project(request.project_id):
             raise _not_found(request.project_id)
         self._reserver.changed(request.project_id)
+        self._reserver.room_at_rses()
         self._housekeeper.hasten()
         return pb.DeleteProjectResponse(delete_time=messages.timestamp(datetime.now(UTC)))
 

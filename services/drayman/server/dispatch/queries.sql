@@ -11,9 +11,10 @@
 ------------------------------------------------------------------------------------------------------------------------
 
 -- name: draw
--- Reserve for many wishes at once: $2-$5 groups to draw from, how many of each, and where in $6-$8 (worker, request and site of each
--- wish) the group's wishes begin. One row per group at least, with what is left in it.
--- handle_ready from each group's lower bound; tally, handle, file and ready_group by primary key.
+-- Reserve for many wishes at once: $2-$5 groups to draw from, how many of each, and where in $6-$9 (worker, request, site and RSE of each
+-- wish) the group's wishes begin. One row per group at least, with what is left in it. $9 is empty where no
+-- RSE has a limit.
+-- handle_ready from each group's lower bound; tally, handle, file, ready_group and rse_load by primary key.
 -- The bound stays where it is if something came back to the group after this statement's snapshot was taken.
 WITH open AS (
     SELECT project_id, worker_timeout
@@ -48,16 +49,26 @@ WITH open AS (
             ORDER BY project_id, attempts, location_id, handle_id
             LIMIT c.take
            ) h
+), loads AS MATERIALIZED ( -- after the groups, in the order of ids: nobody who locks both waits for somebody who waits
+    SELECT l.rse_id, e.max_running - l.running AS room
+      FROM dispatch.rse_load l JOIN dispatch.rse e USING (rse_id)
+     WHERE l.rse_id = ANY ($9::int[]) AND EXISTS (SELECT FROM chosen)
+     ORDER BY l.rse_id
+       FOR UPDATE OF l
+), placed AS MATERIALIZED (
+    SELECT k.*, ($9::int[])[k.place] AS rse_id, l.room AS rse_room, row_number() OVER (PARTITION BY l.rse_id ORDER BY k.place) AS turn
+      FROM picked k LEFT JOIN loads l ON l.rse_id = ($9::int[])[k.place]
 ), marked AS (
     UPDATE dispatch.handle h
        SET state = 'reserved', attempts = h.attempts + 1, deliveries = 1, reserved_at = now(),
            lease_until = now() + k.worker_timeout * interval '1 second',
-           worker_id = ($6::text[])[k.place], request_id = ($7::uuid[])[k.place], site = ($8::text[])[k.place]
-      FROM picked k
+           worker_id = ($6::text[])[k.place], request_id = ($7::uuid[])[k.place], site = ($8::text[])[k.place],
+           rse_id = k.rse_id
+      FROM placed k
      WHERE h.project_id = k.project_id AND h.handle_id = k.handle_id AND h.state::text = 'initial'
        AND h.attempts = k.attempts AND h.location_id = k.location_id
-       AND (k.room IS NULL OR k.place <= k.room)
-    RETURNING h.project_id, h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.site, h.timeouts, h.reserved_at,
+       AND (k.room IS NULL OR k.place <= k.room) AND (k.rse_room IS NULL OR k.turn <= k.rse_room)
+    RETURNING h.project_id, h.handle_id, k.attempts, k.location_id, k.place, h.worker_id, h.site, h.rse_id, h.timeouts, h.reserved_at,
               h.lease_until
 ), drawn AS (
     SELECT attempts, location_id, count(*) AS taken, max(handle_id) AS top FROM marked GROUP BY 1, 2
@@ -71,6 +82,10 @@ WITH open AS (
 ), counted AS (
     UPDATE dispatch.tally t SET running = t.running + (SELECT count(*) FROM marked)
       FROM capped c WHERE t.project_id = c.project_id
+), loaded AS (
+    UPDATE dispatch.rse_load l SET running = l.running + m.n
+      FROM (SELECT rse_id, count(*) AS n FROM marked WHERE rse_id IS NOT NULL GROUP BY 1) m
+     WHERE l.rse_id = m.rse_id
 ), logged AS (
     INSERT INTO dispatch.handle_log
            (project_id, event, old_state, state, low, high, handle_ids, attempts, worker_ids, sites)
@@ -79,7 +94,7 @@ WITH open AS (
       FROM marked HAVING count(*) > 0
 )
 SELECT c.attempts, c.location_id, c.ready - coalesce(d.taken, 0) AS ready,
-       m.place, m.handle_id, m.timeouts, m.reserved_at, m.lease_until, f.namespace, f.name, f.attributes
+       m.place, m.handle_id, m.rse_id, m.timeouts, m.reserved_at, m.lease_until, f.namespace, f.name, f.attributes
   FROM chosen c
   LEFT JOIN drawn d ON d.attempts = c.attempts AND d.location_id = c.location_id
   LEFT JOIN marked m ON m.attempts = c.attempts AND m.location_id = c.location_id
@@ -119,7 +134,7 @@ WITH turn AS MATERIALIZED (
        AND (s.attempt = 0 OR h.attempts = s.attempt)
        AND (s.delivery = 0 OR h.deliveries = s.delivery)
        AND (s.outcome NOT LIKE 'timeout%' OR h.lease_until <= now())
-    RETURNING s.place, s.outcome, h.code, h.message, h.handle_id, h.state, h.attempts, h.location_id, h.worker_id, h.site,
+    RETURNING s.place, s.outcome, h.code, h.message, h.handle_id, h.state, h.attempts, h.location_id, h.worker_id, h.site, h.rse_id,
               h.timeouts, h.reserved_at
 ), summed AS (
     SELECT count(*) AS n, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed
@@ -139,6 +154,17 @@ WITH turn AS MATERIALIZED (
      GROUP BY attempts, location_id ORDER BY attempts, location_id
     ON CONFLICT (project_id, attempts, location_id)
     DO UPDATE SET ready = g.ready + excluded.ready, low = least(g.low, excluded.low), freed = g.freed + 1
+    RETURNING 1
+), left_rses AS MATERIALIZED (
+    SELECT rse_id, count(*) AS n FROM settled WHERE rse_id IS NOT NULL GROUP BY 1
+), loads AS MATERIALIZED ( -- after the groups, as `draw` does
+    SELECT l.rse_id FROM dispatch.rse_load l
+     WHERE l.rse_id IN (SELECT rse_id FROM left_rses) AND (SELECT count(*) FROM freed) >= 0
+     ORDER BY l.rse_id
+       FOR UPDATE
+), unloaded AS (
+    UPDATE dispatch.rse_load l SET running = greatest(l.running - r.n, 0)
+      FROM loads JOIN left_rses r USING (rse_id) WHERE l.rse_id = loads.rse_id
 ), became AS (
     UPDATE dispatch.project p
        SET state = (CASE WHEN NOT c.over THEN 'active' WHEN c.failed > 0 THEN 'failed' ELSE 'done' END)::dispatch.project_state,
@@ -152,8 +178,8 @@ WITH turn AS MATERIALIZED (
 ), logged AS (
     INSERT INTO dispatch.handle_log
            (project_id, event, old_state, state, low, high, handle_ids, attempts, worker_ids, sites, codes, messages)
-    SELECT $1, event, 'reserved', state, min(handle_id), max(handle_id), array_agg(handle_id), array_agg(attempts),
-           array_agg(worker_id), array_agg(site),
+    SELECT $1, event, 'reserved', state, min(handle_id), max(handle_id), array_agg(handle_id),
+           array_agg(attempts + (event = 'released')::int), array_agg(worker_id), array_agg(site),
            CASE WHEN count(code) > 0 THEN array_agg(code) END, CASE WHEN count(message) > 0 THEN array_agg(message) END
       FROM (SELECT *, CASE WHEN outcome LIKE 'timeout%' THEN 'worker_timeout' WHEN outcome = 'retry' THEN 'failed' ELSE outcome END
                    AS event
@@ -161,7 +187,7 @@ WITH turn AS MATERIALIZED (
      GROUP BY event, state
 )
 SELECT s.place, s.handle_id, s.state::text AS state, s.attempts, s.location_id, s.timeouts, s.reserved_at,
-       c.files, c.done, c.failed, c.capped, b.state::text AS became
+       c.files, c.done, c.failed, c.capped, (SELECT count(*) FROM loads) > 0 AS room_at_rse, b.state::text AS became
   FROM settled s CROSS JOIN counted c LEFT JOIN became b ON true;
 
 -- name: standing
@@ -176,7 +202,7 @@ WITH again AS (
     UPDATE dispatch.handle
        SET deliveries = deliveries + 1
      WHERE project_id = $1 AND worker_id = $2 AND state = 'reserved' AND request_id = $3
-    RETURNING handle_id, attempts, deliveries, timeouts, reserved_at, lease_until, location_id
+    RETURNING handle_id, attempts, deliveries, timeouts, reserved_at, lease_until, location_id, rse_id
 )
 SELECT a.*, f.namespace, f.name, f.attributes
   FROM again a JOIN dispatch.file f ON f.project_id = $1 AND f.handle_id = a.handle_id
@@ -219,7 +245,7 @@ SELECT d.place, f.handle_id
 -- name: readable_replicas
 -- Available replicas of handles at RSEs that are enabled and up. file by primary key, replica by primary key, never by RSE.
 WITH wanted AS MATERIALIZED (SELECT $1::bigint AS project_id, h.handle_id FROM unnest($2::bigint[]) AS h (handle_id))
-SELECT f.handle_id, e.name AS rse, r.path, r.urls
+SELECT f.handle_id, e.rse_id, e.name AS rse, r.path, r.urls
   FROM wanted w
   JOIN dispatch.file f ON f.project_id = w.project_id AND f.handle_id = w.handle_id
   JOIN dispatch.replica r ON r.namespace = f.namespace AND r.name = f.name
@@ -291,11 +317,6 @@ WITH turn AS MATERIALIZED (
     RETURNING p.state
 )
 INSERT INTO dispatch.project_log (project_id, event, state) SELECT $1, 'abandon', state FROM gone RETURNING state::text AS state;
-
--- name: log_partitions
--- The history's partitions and the day each begins.
-SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
- WHERE i.inhparent = 'dispatch.handle_log'::regclass ORDER BY 1;
 
 ------------------------------------------------------------------------------------------------------------------------
 -- Projects
@@ -514,7 +535,7 @@ UPDATE dispatch.tally SET active_at = now() WHERE project_id = $1;
 -- name: restart
 -- Back to initial: $2 states, or exactly the handles $3. Returns how many changed. Call with tally and groups locked.
 WITH old AS MATERIALIZED (
-    SELECT handle_id, state, attempts, location_id, worker_id
+    SELECT handle_id, state, attempts, location_id, worker_id, rse_id
       FROM dispatch.handle
      WHERE project_id = $1 AND state <> 'initial'
        AND CASE WHEN $3::bigint[] IS NULL THEN state::text = ANY ($2::text[]) ELSE handle_id = ANY ($3) END
@@ -553,6 +574,14 @@ UPDATE dispatch.project p
   FROM dispatch.tally t
  WHERE p.project_id = $1 AND t.project_id = $1 AND p.state <> 'active' AND (t.open OR t.done + t.failed < t.files)
 RETURNING p.state::text AS state;
+
+-- name: leave_rses
+-- Reservations of a project (of the handles $2; null = all) are about to end by something else than a report. Call with the tally locked.
+UPDATE dispatch.rse_load l SET running = greatest(l.running - h.n, 0)
+  FROM (SELECT rse_id, count(*) AS n FROM dispatch.handle
+         WHERE project_id = $1 AND state = 'reserved' AND rse_id IS NOT NULL AND ($2::bigint[] IS NULL OR handle_id = ANY ($2))
+         GROUP BY rse_id) h
+ WHERE l.rse_id = h.rse_id;
 
 -- name: delete_project
 DELETE FROM dispatch.project WHERE project_id = $1 RETURNING project_id;
@@ -659,8 +688,8 @@ SELECT * FROM dispatch.rse WHERE $1::text IS NULL OR name = $1 ORDER BY name;
 
 -- name: insert_rse
 INSERT INTO dispatch.rse (name, description, is_enabled, is_available, is_tape, pin_url, poll_url, remove_prefix, add_prefix,
-                          pin_prefix, preference, type)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                          pin_prefix, preference, type, max_running)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, nullif($13::int, 0))
 ON CONFLICT (name) DO NOTHING RETURNING *;
 
 -- name: update_rse
@@ -668,7 +697,8 @@ UPDATE dispatch.rse
    SET description = coalesce($2, description), is_enabled = coalesce($3, is_enabled), is_available = coalesce($4, is_available),
        is_tape = coalesce($5, is_tape), pin_url = coalesce($6, pin_url), poll_url = coalesce($7, poll_url),
        remove_prefix = coalesce($8, remove_prefix), add_prefix = coalesce($9, add_prefix), pin_prefix = coalesce($10, pin_prefix),
-       preference = coalesce($11, preference), type = CASE WHEN $12::text IS NULL THEN type WHEN $12 IN ('native', 'wlcg') THEN $12 END
+       preference = coalesce($11, preference), type = CASE WHEN $12::text IS NULL THEN type WHEN $12 IN ('native', 'wlcg') THEN $12 END,
+       max_running = CASE WHEN $13::int IS NULL THEN max_running ELSE nullif($13, 0) END
  WHERE name = $1
 RETURNING *;
 
@@ -771,7 +801,22 @@ DELETE FROM dispatch.proximity p USING unnest($1::text[], $2::text[]) AS d (cpu_
 
 -- name: map_of_storage
 -- What the reserver keeps in memory of the storage: RSEs that count.
-SELECT rse_id, name, is_enabled, is_enabled AND is_available AS usable FROM dispatch.rse;
+SELECT rse_id, name, is_enabled, is_enabled AND is_available AS usable, max_running FROM dispatch.rse;
+
+-- name: full_rses
+-- RSEs at which as many files are reserved as may be.
+SELECT l.rse_id FROM dispatch.rse_load l JOIN dispatch.rse e USING (rse_id) WHERE l.running >= e.max_running;
+
+-- name: count_load
+-- Begin, or cease, to count what is reserved at an RSE whose limit was changed. handle_reserved, whole: as many rows as are in flight.
+WITH ceased AS (
+    DELETE FROM dispatch.rse_load l USING dispatch.rse e
+     WHERE e.name = $1 AND l.rse_id = e.rse_id AND e.max_running IS NULL
+)
+INSERT INTO dispatch.rse_load (rse_id, running)
+SELECT e.rse_id, (SELECT count(*) FROM dispatch.handle h WHERE h.state = 'reserved' AND h.rse_id = e.rse_id)
+  FROM dispatch.rse e WHERE e.name = $1 AND e.max_running IS NOT NULL
+ON CONFLICT (rse_id) DO NOTHING;
 
 -- name: locations
 SELECT location_id, rse_ids FROM dispatch.location;

@@ -25,7 +25,11 @@ _REFUSALS = {
 
 
 def outcome_of(report: pb.FileReport, field: str) -> Outcome:
-    """Read a report's outcome; `field` is the path of the report. Raises Refusal."""
+    """Read a report's outcome, and see that its texts can be stored; `field` is the path of the report. Raises Refusal."""
+    for name, text in (("code", report.code), ("message", report.message)):
+        # the database would refuse everybody's reports that reach it together with this one
+        if "\x00" in text:
+            raise invalid(f"{field}.{name}", f"the {name} contains NUL, which cannot be stored")
     try:
         return _OUTCOMES[report.outcome]
     except KeyError:

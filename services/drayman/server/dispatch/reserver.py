@@ -23,7 +23,7 @@ from drayman.server.dispatch.hindrance import Hindrances, hindrances
 from drayman.server.dispatch.lifecycle import Outcome, ProjectState
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.storage_map import StorageMap
-from drayman.server.dispatch.store import Row, Said, Store
+from drayman.server.dispatch.store import Draw, Row, Said, Store
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.lifecycle import Repeating
 
@@ -247,9 +247,10 @@ class ProjectQueue:
             for listener in list(self.listeners):
                 listener.project_ended(ended)
             return False
-        chosen = self._choose(standing)
+        full = await self._reserver.full_rses()
+        chosen = self._choose(standing, full)
         if chosen:
-            await self._draw(standing, chosen)
+            await self._draw(standing, chosen, full)
         else:
             self._park()
         return bool(chosen)
@@ -261,7 +262,7 @@ class ProjectQueue:
         for wish in self._take_all():
             wish.resolve(error)
 
-    def _choose(self, standing: Standing) -> list[tuple[Wish, list[tuple[Group, int]]]]:
+    def _choose(self, standing: Standing, full: frozenset[int]) -> list[tuple[Wish, list[tuple[Group, int]]]]:
         """Allot what is ready, site by site in the order of their oldest wish, at most one statement's worth."""
         left = {group: stock.ready for group, stock in standing.groups.items()}
         chosen: list[tuple[Wish, list[tuple[Group, int]]]] = []
@@ -269,7 +270,7 @@ class ProjectQueue:
         heads = sorted((next(iter(of_site)), site) for site, of_site in self._wishes.items() if of_site)
         for _, site in heads:
             of_site = self._wishes[site]
-            preferred = preference(standing.groups, self._reserver.storage.rank(site))
+            preferred = preference(standing.groups, self._reserver.storage.rank(site, full))
             if not preferred or room <= 0:
                 continue
             shares = allot(_limited((wish.want for wish in of_site.values()), room), preferred, left)
@@ -280,15 +281,14 @@ class ProjectQueue:
                 room -= sum(number for _, number in share)
         return chosen
 
-    async def _draw(self, standing: Standing, chosen: list[tuple[Wish, list[tuple[Group, int]]]]) -> None:
+    async def _draw(
+        self, standing: Standing, chosen: list[tuple[Wish, list[tuple[Group, int]]]], full: frozenset[int]
+    ) -> None:
         takers: dict[Group, list[Wish]] = {}
         for wish, share in chosen:
             for group, number in share:
                 takers.setdefault(group, []).extend([wish] * number)
-        draws = {
-            group: [(wish.worker_id, wish.request_id, wish.cpu_site) for wish in wishes]
-            for group, wishes in takers.items()
-        }
+        draws = {group: self._draws(group, wishes, full) for group, wishes in takers.items()}
         self._gathering.begins(len(chosen))
         try:
             rows = await self._store.draw(self.project_id, draws)
@@ -306,6 +306,13 @@ class ProjectQueue:
             self._stale = True  # the project closed meanwhile
         self._deliver(chosen, given)
         await self._mind_the_empty_handed(standing, takers, given)
+
+    def _draws(self, group: Group, wishes: list[Wish], full: frozenset[int]) -> list[Draw]:
+        storage = self._reserver.storage
+        if not storage.limited:
+            return [(wish.worker_id, wish.request_id, wish.cpu_site, None) for wish in wishes]
+        at = {site: storage.nearest(site, group.location_id, full) for site in {wish.cpu_site for wish in wishes}}
+        return [(wish.worker_id, wish.request_id, wish.cpu_site, at[wish.cpu_site]) for wish in wishes]
 
     def _note_stock(self, standing: Standing, rows: list[Row], takes: Iterable[Group]) -> None:
         """Remember what the statement left in each group; groups it did not find are empty."""
@@ -462,10 +469,24 @@ class Reserver(Repeating):
         self._number += 1
         return self._number
 
+    async def full_rses(self) -> frozenset[int]:
+        """RSEs that nobody may read from just now; where no RSE has a limit, nobody has to look."""
+        return await self.store.full_rses() if self.storage.limited else frozenset()
+
+    def room_at_rses(self) -> None:
+        """A limited RSE may have room again: whoever waits, for whatever project, may be served."""
+        if self.storage.limited:
+            self._announce("room")
+            self._kick_all()
+
+    def _kick_all(self) -> None:
+        for queue in list(self._queues.values()):
+            queue.kick()
+
     async def hindrances(self, queue: ProjectQueue, cpu_site: str) -> Hindrances:
         """Say what stands in the way of a worker at a site."""
         standing = await queue.standing()
-        found = hindrances(standing, self.storage, cpu_site)
+        found = hindrances(standing, self.storage, cpu_site, await self.full_rses())
         if found.reserved:
             oldest = await queue.oldest_lease()
             if oldest is not None:
@@ -488,6 +509,7 @@ class Reserver(Repeating):
         """Handles were taken from their workers by this process's doing: their sessions here and elsewhere must hear of it."""
         self._announce(f"r{project_id}")
         self._question_leases(project_id)
+        self.room_at_rses()
 
     def _question_leases(self, project_id: int) -> None:
         queue = self._queues.get(project_id)
@@ -504,6 +526,8 @@ class Reserver(Repeating):
         """Another replica announced something."""
         if word == "storage":
             self._later(self._storage_changed())
+        elif word == "room":
+            self._kick_all()
         elif word[:1] == "p" and word[1:].isdigit():
             self.on_change(int(word[1:]))
             queue = self._queues.get(int(word[1:]))

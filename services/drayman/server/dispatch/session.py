@@ -1,7 +1,8 @@
 """A worker's session: files ahead of need one way, results the other.
 
 One coroutine sends; everything else only notes what is to be sent. What gathers while a message is on its way goes with the next, so a
-busy session has few, large messages. Files are drawn against credits alone: a slow worker never makes the server buffer.
+busy session has few, large messages. Files are drawn against credits alone, and a credit is open until its file has been sent; who
+reports faster than it reads is not listened to for a while: a slow worker never makes the server buffer.
 """
 
 from __future__ import annotations
@@ -9,15 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Self
+from datetime import timedelta
 from uuid import UUID
 
 from drayman.dispatch.v1 import handle_service_pb2 as pb
 from drayman.server.dispatch import messages
-from drayman.server.dispatch.leases import explain_losses
-from drayman.server.dispatch.lifecycle import Outcome
+from drayman.server.dispatch.holdings import RENEW_AFTER, Holdings, LeaseKey
+from drayman.server.dispatch.lifecycle import AFTER, HandleState, Outcome
 from drayman.server.dispatch.offering import Offering
 from drayman.server.dispatch.reports import MOST_REPORTS, outcome_of, refusal
 from drayman.server.dispatch.reserver import Ended, Given, ProjectQueue, Reserver, Waited, Wish
@@ -26,23 +25,16 @@ from drayman.server.dispatch.store import Row, Said, Store
 from drayman.server.platform.errors import Refusal, invalid
 
 _MOST_CREDITS = 1000
-_ALWAYS = datetime.max.replace(tzinfo=UTC)
-#: A lease is renewed when this part of it has passed, and the worker is asked to show itself as often.
-_RENEW_AFTER = 1 / 3
-#: Seconds after a session was taken up again until what its broken stream left behind is looked for.
-_ORPHANS_AFTER = 20.0
+#: Files in one message at most, and about as many bytes: whoever has gRPC's default limit of 4 MiB can read it.
+_MOST_FILES = 500
+_LARGEST_MESSAGE = 1024 * 1024
+#: Reports, and bytes of them, that may be under way to the disk or refused and unread before the session listens on.
+_BACKLOG = 1000
+_BACKLOG_BYTES = 4 * 1024 * 1024
 #: Seconds that a stream whose session goes on elsewhere may take to end.
 _GOODBYE = 5.0
 
 Send = Callable[[pb.WorkResponse], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class _Held:
-    """A file the worker has."""
-
-    attempt: int
-    lease_until: datetime | None
 
 
 class _SessionWish(Wish):
@@ -72,7 +64,6 @@ class Session:
         start: pb.StartWork,
         session_id: UUID,
     ) -> None:
-        self._store = store
         self._reserver = reserver
         self._settler = settler
         self._offering = offering
@@ -80,135 +71,159 @@ class Session:
         self._project_id = queue.project_id
         self._worker_id = start.worker_id
         self._cpu_site = start.cpu_site
-        self.session_id = session_id
+        self._session_id = session_id
+        self._holdings = Holdings(
+            store,
+            queue.project_id,
+            start.worker_id,
+            session_id,
+            lose=self._tell_losses,
+            give_back=self._give_back,
+            fail=self._fail,
+        )
         self._credits = 0
-        self._held: dict[int, _Held] = {}
         self._wish: _SessionWish | None = None
+        self._drawn: list[Row] = []
         self._closing = False
+        self._ended = False
+        self._draining = False
         self._news = asyncio.Event()
         self._over = asyncio.Event()
-        self._drawn: list[Row] = []
         self._next = pb.WorkResponse()
         self._unsettled: set[asyncio.Future[list[Settled]]] = set()
-        self._failure: BaseException | None = None
-        self._span: timedelta | None = None
-        self._minding: asyncio.Task[None] | None = None
-        self._renewal_due = 0.0
-        self._orphans_due: float | None = None
-        self._renew_now = self._review_now = False
+        self._unsettled_reports = self._unsettled_bytes = 0
+        self._less_backlog = asyncio.Event()
+        self._failure: Exception | None = None
+        self._talking: asyncio.Task[None] | None = None
 
     # --- the whole of it ---------------------------------------------------------------------------------------------
 
     async def run(self, requests: AsyncIterator[pb.WorkRequest], first: pb.WorkRequest, send: Send) -> None:
         """Run the session until the worker closes its side. Raises Refusal, and what the database raises."""
-        async with self:
+        if "\x00" in self._cpu_site:
+            raise invalid("start.cpu_site", "the name of a CPU site contains no NUL")
+        earlier = [other for other in self._queue.listeners if isinstance(other, Session) and other.is_same(self)]
+        self._queue.listeners.add(self)
+        try:
+            for other in earlier:
+                await other.supersede()
             await self._take_up(first.start)
-            await send(self._flush())
+            await _sent(send, self._flush())
             first.ClearField("start")
             self._hear(first)
-            intake = asyncio.create_task(self._listen(requests), name="session")
-            try:
-                await self._talk(send)
-            finally:
-                intake.cancel()
-                with suppress(asyncio.CancelledError):
-                    await intake
+            await self._converse(requests, send)
+        finally:
+            self._leave()
 
-    async def __aenter__(self) -> Self:
-        """Take the place of an earlier stream of the same session, which may not know yet that it is broken."""
-        for other in list(self._queue.listeners):
-            if isinstance(other, Session) and other.session_id == self.session_id:
-                await other.supersede()
-        self._queue.listeners.add(self)
-        return self
+    def is_same(self, other: Session) -> bool:
+        """Whether it is another stream of the same session."""
+        return (self._session_id, self._worker_id) == (other._session_id, other._worker_id)
 
     async def supersede(self) -> None:
-        """The session goes on on another stream: end this one."""
+        """The session goes on on another stream: end this one, which may not know yet that it is broken."""
         self._fail(Refusal("UNAVAILABLE", "the session was taken up on another stream"))
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE):
                 await self._over.wait()
 
-    async def __aexit__(self, *_error: object) -> None:
-        self._queue.listeners.discard(self)
-        if self._wish is not None:
-            self._queue.withdraw(self._wish)
-        if self._drawn:
-            self._release([(row["handle_id"], row["attempts"] + 1) for row in self._drawn], "CALLER_GONE")
-        if self._minding is not None:
-            self._minding.cancel()
-        self._over.set()
-
     async def _take_up(self, start: pb.StartWork) -> None:
-        """Answer the start: what the worker still holds stays its own; what it was sent and does not have is given back."""
         standing = await self._queue.standing()
         started = pb.WorkStarted(project_attributes_json=standing.attributes)
         if standing.worker_timeout is not None:
-            self._span = timedelta(seconds=standing.worker_timeout)
-            started.renew_interval.FromTimedelta(self._span * _RENEW_AFTER)
+            started.renew_interval.FromTimedelta(timedelta(seconds=standing.worker_timeout) * RENEW_AFTER)
         self._next.started.CopyFrom(started)
-        rows = {
-            row["handle_id"]: row for row in await self._store.held(self._project_id, self._worker_id, self.session_id)
-        }
-        for lease in start.holding:
-            row = rows.get(lease.handle_id)
-            if row is not None and row["attempts"] == lease.attempt:
-                self._held[lease.handle_id] = _Held(lease.attempt, row["lease_until"])
-                del rows[lease.handle_id]
-        gone = [(lease.handle_id, lease.attempt) for lease in start.holding if lease.handle_id not in self._held]
-        if gone:
-            await self._tell_losses(gone)
-        if rows or start.holding:
-            self._orphans_due = asyncio.get_running_loop().time() + _ORPHANS_AFTER
-        if rows:
-            await self._release([(handle_id, row["attempts"]) for handle_id, row in rows.items()], "SESSION_RESUMED")
-        await self._renew(_ALWAYS)
+        holding = [(lease.handle_id, lease.attempt) for lease in start.holding]
+        await self._holdings.take_up(standing.worker_timeout, holding, lambda: self._drawn)
         if self._reserver.draining:
             self.drain()
+
+    async def _converse(self, requests: AsyncIterator[pb.WorkRequest], send: Send) -> None:
+        """Listen and talk until either ends. A failure ends both, also where a write waits for a worker that does not read."""
+        listening = asyncio.create_task(self._listen(requests), name="session, listening")
+        self._talking = asyncio.create_task(self._talk(send), name="session, talking")
+        try:
+            if self._failure is None:
+                await self._talking
+        except asyncio.CancelledError:
+            ours = asyncio.current_task()
+            if self._failure is None or (ours is not None and ours.cancelling()):
+                raise
+        finally:
+            for task in (listening, self._talking):
+                task.cancel()
+            await asyncio.gather(listening, self._talking, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
 
     async def _talk(self, send: Send) -> None:
         while not self._closing:
             await self._news.wait()
             self._news.clear()
-            if self._failure is not None:
-                raise self._failure
             message = self._flush()
             if message.HasField("progress"):
                 await self._describe(message.progress)
             if self._drawn:
-                standing = await self._queue.standing()
-                rows = self._drawn  # given back if this fails
-                message.files.extend(await self._offering.handles(standing, self._worker_id, self._cpu_site, rows))
-                # From here on the files count as handed over: a worker that leaves during the write may have read them.
-                self._drawn = self._drawn[len(rows) :]
-                for row in rows:
-                    self._held[row["handle_id"]] = _Held(row["attempts"] + 1, row["lease_until"])
+                await self._add_files(message)
             if message.ByteSize():
-                await send(message)
-        await self._close()
-        message = self._flush()
-        if message.ByteSize():
-            await send(message)
+                await _sent(send, message)
+        await self._close(send)
 
     async def _describe(self, progress: pb.Progress) -> None:
         progress.counts.CopyFrom(messages.counts(await self._queue.standing()))
         progress.hindrances.CopyFrom(messages.hindrances(await self._reserver.hindrances(self._queue, self._cpu_site)))
 
-    async def _close(self) -> None:
+    async def _add_files(self, message: pb.WorkResponse) -> None:
+        """Add as many of the drawn files as a message may hold. Those that are left are given back if this fails."""
+        standing = await self._queue.standing()
+        rows = _portion(self._drawn)
+        handles = await self._offering.handles(standing, self._worker_id, self._cpu_site, rows)
+        # From here on the files count as handed over: a worker that leaves during the write may have read them.
+        del self._drawn[: len(rows)]
+        self._credits -= len(rows)
+        message.files.extend(handles)
+        for row in rows:
+            before = self._holdings.take(row)
+            if before is not None:  # put back and drawn again before anybody said so
+                message.lost.add(handle_id=before[0], attempt=before[1], reason="STALE_ATTEMPT")
+        if self._drawn:
+            self._news.set()
+
+    async def _close(self, send: Send) -> None:
         """The worker works on nothing any more: let its last reports reach the disk, and give back the rest."""
         if self._wish is not None:
-            self._queue.withdraw(self._wish)
+            self._queue.withdraw(self._wish, Waited(draining=False))
+        while self._wish is not None:  # it is being drawn for
+            self._news.clear()
+            await self._news.wait()
         while self._unsettled:
             await asyncio.wait(self._unsettled)
-        if self._failure is not None:
-            raise self._failure
-        if self._held:
-            await self._release(((handle_id, held.attempt) for handle_id, held in self._held.items()), "SESSION_CLOSED")
-            self._held.clear()
+        # A stream that broke looks like one that was closed, but nothing can be written to it.
+        await _sent(send, self._flush())
+        rest = [*self._holdings.leases(), *_leases_of(self._drawn)]
+        if rest:
+            await self._give_back(rest, "SESSION_CLOSED")
+        self._drawn.clear()
+
+    def _leave(self) -> None:
+        self._queue.listeners.discard(self)
+        self._holdings.stop()
+        if self._wish is not None:
+            self._queue.withdraw(self._wish)
+        if self._drawn:
+            self._give_back(_leases_of(self._drawn), "CALLER_GONE")
+        self._over.set()
 
     def _flush(self) -> pb.WorkResponse:
         message, self._next = self._next, pb.WorkResponse()
+        self._less_backlog.set()
         return message
+
+    def _fail(self, error: Exception) -> None:
+        """End the stream with an error; the worker takes the session up again where that makes sense."""
+        if self._failure is None:
+            self._failure = error
+            if self._talking is not None:
+                self._talking.cancel()
 
     # --- what the worker says ----------------------------------------------------------------------------------------
 
@@ -216,30 +231,27 @@ class Session:
         try:
             async for request in requests:
                 self._hear(request)
+                while self._backlogged:
+                    self._less_backlog.clear()
+                    await self._less_backlog.wait()
             self._closing = True
+            self._news.set()
         except Exception as error:
             self._fail(error)
-        self._news.set()
 
-    def _fail(self, error: BaseException) -> None:
-        """End the stream with an error; the worker takes the session up again where that makes sense."""
-        self._failure = self._failure or error
-        self._news.set()
+    @property
+    def _backlogged(self) -> bool:
+        waiting = self._unsettled_reports + len(self._next.refused)
+        return waiting > _BACKLOG or self._unsettled_bytes > _BACKLOG_BYTES
 
     def _hear(self, request: pb.WorkRequest) -> None:
         self._check(request)
         if request.reports:
-            self._take_reports(request.reports)
+            self._take_reports(request.reports, request.ByteSize())
         if request.credits:
             self._credits += request.credits
             self._ask()
-        now = asyncio.get_running_loop().time()
-        if self._orphans_due is not None and now > self._orphans_due:
-            self._orphans_due = None
-            self._mind_leases(review=True)
-        if self._span is not None and self._held and now > self._renewal_due:
-            self._renewal_due = now + self._span.total_seconds() * _RENEW_AFTER / 2
-            self._mind_leases(renew=True)
+        self._holdings.heard()
 
     def _check(self, request: pb.WorkRequest) -> None:
         if request.HasField("start"):
@@ -252,7 +264,7 @@ class Session:
         if len(request.reports) > MOST_REPORTS:
             raise invalid("reports", f"{len(request.reports)} reports in one message: at most {MOST_REPORTS}")
 
-    def _take_reports(self, reports: Sequence[pb.FileReport]) -> None:
+    def _take_reports(self, reports: Sequence[pb.FileReport], size: int) -> None:
         said: list[Said] = []
         for number, report in enumerate(reports):
             if not report.handle_id:
@@ -265,42 +277,50 @@ class Session:
                     0,
                     self._worker_id,
                     outcome,
-                    self.session_id,
+                    self._session_id,
                     report.code,
                     report.message,
                 )
             )
-            self._held.pop(report.handle_id, None)
+        for report in reports:
+            self._holdings.drop(report.handle_id, report.attempt)
         settled = self._settler.submit(self._project_id, said)
         self._unsettled.add(settled)
-        settled.add_done_callback(lambda done: self._settled(done, said))
+        self._unsettled_reports += len(said)
+        self._unsettled_bytes += size
+        settled.add_done_callback(lambda done: self._settled(done, said, size))
 
-    def _settled(self, done: asyncio.Future[list[Settled]], said: Sequence[Said]) -> None:
+    def _settled(self, done: asyncio.Future[list[Settled]], said: Sequence[Said], size: int) -> None:
         """Acknowledge what is on disk. Batches of a project reach the disk in their order, and so do acknowledgements."""
         self._unsettled.discard(done)
+        self._unsettled_reports -= len(said)
+        self._unsettled_bytes -= size
+        self._less_backlog.set()
         if done.cancelled():
             return
         error = done.exception()
         if error is not None:
-            self._fail(error)
-        else:
-            self._next.acknowledged += len(said)
-            for one, report in zip(done.result(), said, strict=True):
-                if one.refusal:
-                    refused = refusal(one.refusal, self._project_id, self._worker_id, str(report[0]))
-                    self._next.refused.add(
-                        handle_id=report[0], attempt=report[1], refusal=refused.reason, refusal_message=refused.message
-                    )
-            self._news.set()
+            self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+            return
+        self._next.acknowledged += len(said)
+        for one, report in zip(done.result(), said, strict=True):
+            reason = _why_not(one, report)
+            if reason:
+                refused = refusal(reason, self._project_id, self._worker_id, str(report[0]))
+                self._next.refused.add(
+                    handle_id=report[0], attempt=report[1], refusal=refused.reason, refusal_message=refused.message
+                )
+        self._news.set()
 
     # --- files -------------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        """Wish for as many files as there are credits."""
+        """Wish for as many files as there are credits without one."""
+        want = self._credits - len(self._drawn)
         if self._wish is not None:
-            self._wish.want = self._credits
-        elif self._credits and not self._closing and not self._next.draining:
-            self._wish = _SessionWish(self, self._worker_id, self._cpu_site, self._credits, self.session_id)
+            self._wish.want = want
+        elif want and not self._closing and not self._ended:
+            self._wish = _SessionWish(self, self._worker_id, self._cpu_site, want, self._session_id)
             self._reserver.wish(self._queue, self._wish)
 
     def wish_changed(self, wish: Wish) -> None:
@@ -311,101 +331,79 @@ class Session:
             self._news.set()
             return
         self._wish = None
+        self._news.set()
         if isinstance(result, Given):
             self._drawn += result.rows
-            self._credits -= len(result.rows)
-            self._news.set()
+            self._next.ClearField("progress")
             self._ask()
         elif isinstance(result, Ended):
             self.project_ended(result)
         elif isinstance(result, Waited):
-            self.drain()
+            if result.draining:
+                self.drain()
         else:
             self._fail(result)
 
-    def _release(self, leases: Iterable[tuple[int, int]], code: str) -> asyncio.Future[list[Settled]]:
+    def _give_back(self, leases: Sequence[LeaseKey], code: str) -> asyncio.Future[list[Settled]]:
         """Give files back at no attempt; reports that were faster win."""
         said: list[Said] = [
-            (handle_id, attempt, 0, self._worker_id, Outcome.RELEASED, self.session_id, code, "")
+            (handle_id, attempt, 0, self._worker_id, Outcome.RELEASED, self._session_id, code, "")
             for handle_id, attempt in leases
         ]
         return self._settler.submit(self._project_id, said)
 
-    # --- leases ------------------------------------------------------------------------------------------------------
+    # --- news --------------------------------------------------------------------------------------------------------
+
+    def _tell_losses(self, lost: Iterable[pb.Lease]) -> None:
+        self._next.lost.extend(lost)
+        self._news.set()
 
     def question_leases(self) -> None:
         """Handles were taken from their workers: see whether one's own are among them."""
-        if self._held:
-            self._mind_leases(review=True)
-
-    def _mind_leases(self, *, renew: bool = False, review: bool = False) -> None:
-        self._renew_now |= renew
-        self._review_now |= review
-        if self._minding is None:
-            self._minding = asyncio.create_task(self._see_to_leases(), name="leases of a session")
-
-    async def _see_to_leases(self) -> None:
-        try:
-            while self._renew_now or self._review_now:
-                if self._renew_now:
-                    self._renew_now = False
-                    await self._renew(datetime.now(UTC) + (self._span or timedelta()) * (1 - _RENEW_AFTER / 2))
-                else:
-                    self._review_now = False
-                    await self._review()
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._minding = None
-
-    async def _renew(self, before: datetime) -> None:
-        """Renew the leases that end before a moment; those that are lost are told."""
-        leases = [
-            (handle_id, held.attempt)
-            for handle_id, held in self._held.items()
-            if held.lease_until is not None and held.lease_until < before
-        ]
-        for begin in range(0, len(leases), MOST_REPORTS):
-            part = leases[begin : begin + MOST_REPORTS]
-            kept = await self._store.renew(self._project_id, self._worker_id, part)
-            for row in kept:
-                held = self._held.get(row["handle_id"])
-                if held is not None:
-                    held.lease_until = row["lease_until"]
-            await self._note_losses(part, {row["handle_id"] for row in kept})
-
-    async def _review(self) -> None:
-        """Compare what the worker holds with what is on disk."""
-        leases = [(handle_id, held.attempt) for handle_id, held in self._held.items()]
-        rows = await self._store.held(self._project_id, self._worker_id, self.session_id)
-        await self._note_losses(leases, {row["handle_id"] for row in rows})
-        # What a broken stream of this session drew at its end never reached the worker. What is younger may be on its way.
-        latest = datetime.now(UTC) - timedelta(seconds=_ORPHANS_AFTER / 2)
-        known = self._held.keys() | {row["handle_id"] for row in self._drawn}
-        orphans = [row for row in rows if row["handle_id"] not in known and row["reserved_at"] < latest]
-        if orphans and not self._unsettled:
-            await self._release([(row["handle_id"], row["attempts"]) for row in orphans], "SESSION_RESUMED")
-
-    async def _note_losses(self, leases: Sequence[tuple[int, int]], kept: set[int]) -> None:
-        # what was reported meanwhile is not lost
-        gone = [lease for lease in leases if lease[0] not in kept and lease[0] in self._held]
-        for handle_id, _ in gone:
-            del self._held[handle_id]
-        if gone:
-            await self._tell_losses(gone)
-
-    async def _tell_losses(self, leases: Sequence[tuple[int, int]]) -> None:
-        self._next.lost.extend(await explain_losses(self._store, self._project_id, self._worker_id, leases))
-        self._news.set()
-
-    # --- the end -----------------------------------------------------------------------------------------------------
+        self._holdings.question()
 
     def project_ended(self, ended: Ended) -> None:
-        """Nothing will be handed out any more."""
-        self._next.ended.CopyFrom(messages.project_ended(ended.standing))
-        self._news.set()
+        """Nothing will be handed out any more; said once."""
+        if not self._ended:
+            self._ended = True
+            self._next.ended.CopyFrom(messages.project_ended(ended.standing))
+            self._news.set()
 
     def drain(self) -> None:
-        """The service is shutting down."""
-        self._next.draining = True
-        self._news.set()
+        """The service is shutting down; said once."""
+        if not self._draining:
+            self._draining = True
+            self._next.draining = True
+            self._news.set()
+
+
+async def _sent(send: Send, message: pb.WorkResponse) -> None:
+    """Send a message. Raises Refusal if there is nobody any more."""
+    try:
+        await send(message)
+    except Exception as error:
+        raise Refusal("UNAVAILABLE", "the worker's stream is broken") from error
+
+
+def _portion(drawn: Sequence[Row]) -> list[Row]:
+    """Take as many files as one message may hold, one at least."""
+    size = 0
+    for number, row in enumerate(drawn[:_MOST_FILES]):
+        size += len(row["attributes"]) + len(row["name"])
+        if number and size > _LARGEST_MESSAGE:
+            return list(drawn[:number])
+    return list(drawn[:_MOST_FILES])
+
+
+def _leases_of(drawn: Iterable[Row]) -> list[LeaseKey]:
+    return [(row["handle_id"], row["attempts"] + 1) for row in drawn]
+
+
+def _why_not(settled: Settled, said: Said) -> str | None:
+    """Reason why a report is refused. One that repeats what was accepted has to say the same."""
+    row, outcome, attempt = settled.row, said[4], said[1]
+    if settled.refusal or row is None:
+        return settled.refusal
+    states = {AFTER[outcome], HandleState.FAILED} if outcome is Outcome.RETRY else {AFTER[outcome]}
+    is_so = row["state"] in states and attempt in (0, row["attempts"] + (outcome is Outcome.RELEASED))
+    return None if is_so else "NOT_RESERVED"

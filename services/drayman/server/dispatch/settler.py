@@ -117,6 +117,8 @@ class Settler(Part):
                 queue.kick()
         if news:
             self._reserver.announce(project_id)
+        if first["room_at_rse"]:
+            self._reserver.room_at_rses()
 
     async def _explain(
         self, project_id: int, said: list[Said], refused: list[int], results: list[Settled | None]

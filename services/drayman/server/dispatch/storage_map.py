@@ -20,7 +20,7 @@ OUT_OF_REACH = -1
 class StorageMap:
     """RSEs that are enabled and up, the locations they form, and how far they are from the CPU sites.
 
-    `idle` are the others, by name; `down` are those among them that are enabled.
+    `idle` are the others, by name; `down` are those among them that are enabled; `limited` are those that few may read from at a time.
     """
 
     usable: Mapping[int, str] = field(default_factory=dict)
@@ -28,19 +28,31 @@ class StorageMap:
     proximities: ProximityMap = field(default_factory=dict)
     idle: Mapping[int, str] = field(default_factory=dict)
     down: frozenset[int] = frozenset()
+    limited: frozenset[int] = frozenset()
 
     def distance(self, cpu_site: str, rse: str) -> int | None:
         """Distance of an RSE from a CPU site; None if the map says nothing."""
         return distance(self.proximities, cpu_site, rse)
 
-    def rank(self, cpu_site: str) -> Rank:
-        """How a site orders locations; None for those out of reach."""
+    def rank(self, cpu_site: str, full: frozenset[int] = frozenset()) -> Rank:
+        """How a site orders locations; None for those out of reach. RSEs that are `full` do not count."""
         known: dict[int, tuple[bool, int] | None] = {ANYWHERE: (False, 0), NOWHERE: None, OUT_OF_REACH: None}
 
         def ranked(location_id: int) -> tuple[bool, int] | None:
             if location_id not in known:
-                names = [self.usable[i] for i in self.locations.get(location_id, ()) if i in self.usable]
-                known[location_id] = min((nearness(self.distance(cpu_site, name)) for name in names), default=None)
+                known[location_id] = min(
+                    (self._nearness(cpu_site, rse_id) for rse_id in self._readable(location_id, full)), default=None
+                )
             return known[location_id]
 
         return ranked
+
+    def nearest(self, cpu_site: str, location_id: int, full: frozenset[int]) -> int | None:
+        """The RSE that a worker of a site should read from; None if there is none, as for virtual projects."""
+        return min(self._readable(location_id, full), key=lambda i: (self._nearness(cpu_site, i), i), default=None)
+
+    def _readable(self, location_id: int, full: frozenset[int]) -> list[int]:
+        return [i for i in self.locations.get(location_id, ()) if i in self.usable and i not in full]
+
+    def _nearness(self, cpu_site: str, rse_id: int) -> tuple[bool, int]:
+        return nearness(self.distance(cpu_site, self.usable[rse_id]))

@@ -26,6 +26,7 @@ _FIELDS = (
     "pin_prefix",
     "preference",
     "type",
+    "max_running",
 )
 
 
@@ -45,7 +46,11 @@ class StorageServicer:
         fields: list[Any] = [getattr(rse, name) for name in _FIELDS[:4]]
         fields += [getattr(rse, name) if rse.HasField(name) else None for name in _FIELDS[4:9]]
         row = await self._store.insert_rse(
-            rse.name, *fields, rse.preference, rse.type if rse.type in ("native", "wlcg") else None
+            rse.name,
+            *fields,
+            rse.preference,
+            rse.type if rse.type in ("native", "wlcg") else None,
+            _limit(rse.max_running),
         )
         if row is None:
             raise Refusal("RSE_EXISTS", f"RSE {rse.name} exists", "rse.name", {"rse": rse.name})
@@ -65,6 +70,7 @@ class StorageServicer:
 
     async def UpdateRse(self, request: pb.UpdateRseRequest, _call: Call) -> pb.UpdateRseResponse:
         """Change an RSE; files come into reach and go out of it at once."""
+        _limit(request.max_running)
         fields = [getattr(request, name) if request.HasField(name) else None for name in _FIELDS]
         row = await self._store.update_rse(request.name, *fields)
         if row is None:
@@ -122,3 +128,9 @@ class StorageServicer:
 
 def _not_found(name: str) -> Refusal:
     return Refusal("RSE_NOT_FOUND", f"RSE {name} not found", "name", {"rse": name})
+
+
+def _limit(value: int) -> int:
+    if value < 0:
+        raise invalid("max_running", f"max_running {value}: expected a positive number, or 0 for no limit")
+    return value

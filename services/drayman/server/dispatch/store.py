@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import asyncpg
 
 from drayman.server.dispatch.allotment import Group, Stock
 from drayman.server.dispatch.lifecycle import Outcome, ProjectState
+from drayman.server.dispatch.partitions import keep_partitions
 from drayman.server.dispatch.search_sql import Condition
 from drayman.server.dispatch.standing import Standing, Why
 from drayman.server.dispatch.storage_map import StorageMap
@@ -27,8 +28,8 @@ SQL = load_queries(HERE / "queries.sql")
 _SEARCHES_AT_ONCE = 3
 
 Row = asyncpg.Record
-#: For whom a handle is drawn: worker id, request id, CPU site.
-Draw = tuple[str, UUID | None, str]
+#: For whom a handle is drawn: worker id, request id, CPU site, and the RSE it will be read from if that has a limit.
+Draw = tuple[str, UUID | None, str, int | None]
 #: A place in the history: when, and which row of that instant.
 Moment = tuple[datetime, tuple[int, int]]
 #: A report: handle id, attempt or 0, delivery or 0, worker id, outcome, request id, code, message.
@@ -46,8 +47,8 @@ class Store:
     def __init__(self, pool: asyncpg.Pool, hot: asyncpg.Pool, search_seconds: float = 10.0) -> None:
         self._pool = pool
         self._hot = hot
-        # whoever searches without an index must not hold every connection
         self._search_seconds = search_seconds
+        # whoever searches without an index must not hold every connection
         self._searches = asyncio.Semaphore(_SEARCHES_AT_ONCE)
 
     # --- the worker's path -------------------------------------------------------------------------------------------
@@ -66,6 +67,7 @@ class Store:
             [draw[0] for draw in everybody],
             [draw[1] for draw in everybody],
             [draw[2] for draw in everybody],
+            rses if any(rses := [draw[3] for draw in everybody]) else [],
         )
 
     async def settle(self, project_id: int, said: Sequence[Said]) -> list[Row]:
@@ -156,25 +158,9 @@ class Store:
 
     async def keep_partitions(self, weeks: Sequence[date], oldest: date) -> None:
         """Have a partition of the history for each of the weeks (named by its first day), and none that ended before `oldest`."""
-        ended: list[date] = []
-        async with self.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('dispatch.handle_log'))")
-            names = {row["name"] for row in await connection.fetch(SQL["log_partitions"])}
-            for week in weeks:
-                name = f"handle_log_{week:%Y%m%d}"
-                if name not in names:
-                    await connection.execute(
-                        f"CREATE TABLE dispatch.{name} PARTITION OF dispatch.handle_log "
-                        f"FOR VALUES FROM ('{week}+00') TO ('{week + timedelta(days=7)}+00')"
-                    )
-            for name in names:
-                end = datetime.strptime(name[-8:], "%Y%m%d").date() + timedelta(days=7)  # noqa: DTZ007 - a date
-                if end <= oldest:
-                    await connection.execute(f"DROP TABLE dispatch.{name}")
-                    ended.append(end)
-        if ended:  # apart: nobody waits for it
-            begin = datetime.combine(max(ended), datetime.min.time(), UTC)
-            await self._pool.execute(SQL["delete_project_events"], begin)
+        ended = await keep_partitions(self._pool, weeks, oldest)
+        if ended is not None:
+            await self._pool.execute(SQL["delete_project_events"], ended)
 
     # --- projects ----------------------------------------------------------------------------------------------------
 
@@ -252,6 +238,8 @@ class Store:
         async with self.transaction() as connection:
             await connection.execute(SQL["lock_tally"], [project_id])
             await connection.execute(SQL["lock_groups"], [project_id])
+            if "reserved" in states or handle_ids is not None:
+                await connection.execute(SQL["leave_rses"], project_id, handle_ids)
             restarted: int = await connection.fetchval(SQL["restart"], project_id, list(states), handle_ids)
             if restarted:
                 await connection.execute(SQL["reopen"], project_id)
@@ -265,9 +253,9 @@ class Store:
     async def delete_project(self, project_id: int) -> bool:
         """Remove the project itself; its files go by `delete_remnant`."""
         async with self.transaction() as connection:
-            await connection.execute(
-                SQL["lock_tally"], [project_id]
-            )  # as everybody who changes a project: first the tally
+            # as everybody who changes a project: first the tally
+            await connection.execute(SQL["lock_tally"], [project_id])
+            await connection.execute(SQL["leave_rses"], project_id, None)
             return await connection.fetchval(SQL["delete_project"], project_id) is not None
 
     async def remnants(self) -> list[Row]:
@@ -326,6 +314,7 @@ class Store:
             proximities,
             {row["rse_id"]: row["name"] for row in rses if not row["usable"]},
             frozenset(row["rse_id"] for row in rses if row["is_enabled"] and not row["usable"]),
+            frozenset(row["rse_id"] for row in rses if row["max_running"] is not None),
         )
 
     async def rses(self, name: str | None) -> list[Row]:
@@ -334,11 +323,18 @@ class Store:
 
     async def insert_rse(self, *fields: Any) -> Row | None:
         """Create an RSE; None if the name is taken."""
-        return await self._pool.fetchrow(SQL["insert_rse"], *fields)
+        row = await self._pool.fetchrow(SQL["insert_rse"], *fields)
+        if row is not None and row["max_running"] is not None:
+            await self._pool.execute(SQL["count_load"], row["name"])
+        return row
 
     async def update_rse(self, *fields: Any) -> Row | None:
         """Change an RSE; None if there is none."""
-        return await self._pool.fetchrow(SQL["update_rse"], *fields)
+        async with self.transaction() as connection:
+            row: Row | None = await connection.fetchrow(SQL["update_rse"], *fields)
+            if row is not None and fields[-1] is not None:  # its limit
+                await connection.execute(SQL["count_load"], row["name"])
+        return row
 
     async def delete_rse(self, name: str) -> int | None:
         """Remove an RSE; returns the number of its replicas, None if there is no such RSE."""
@@ -352,6 +348,10 @@ class Store:
             for row in await self._pool.fetch("SELECT name FROM dispatch.rse WHERE name = ANY ($1)", list(names))
         }
         return [name for name in names if name not in known]
+
+    async def full_rses(self) -> frozenset[int]:
+        """RSEs at which as many files are reserved as may be."""
+        return frozenset(row["rse_id"] for row in await self._hot.fetch(SQL["full_rses"]))
 
     async def proximities(self, cpu_site: str | None) -> list[Row]:
         """Entries of the proximity map."""
