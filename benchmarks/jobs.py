@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,10 +37,10 @@ class Target:
         return (("authorization", f"Bearer {self.token}"),)
 
 
-def new_project(files: int) -> list[project_service_pb2.CreateProjectRequest]:
+def new_project(files: int) -> Iterator[project_service_pb2.CreateProjectRequest]:
     """Messages that create a virtual project: names of 17 characters, no attributes, 1,000 files to a message."""
     spec = project_service_pb2.ProjectSpec(attributes_json='{"virtual": true}')
-    requests = [project_service_pb2.CreateProjectRequest(spec=spec)]
+    yield project_service_pb2.CreateProjectRequest(spec=spec)
     for begin in range(0, files, _BATCH):
         batch = project_service_pb2.FileBatch(
             files=[
@@ -48,9 +48,19 @@ def new_project(files: int) -> list[project_service_pb2.CreateProjectRequest]:
                 for number in range(begin, min(files, begin + _BATCH))
             ]
         )
-        requests.append(project_service_pb2.CreateProjectRequest(files=batch))
-    end = project_service_pb2.EndOfFiles(file_count=files)
-    return [*requests, project_service_pb2.CreateProjectRequest(end=end)]
+        yield project_service_pb2.CreateProjectRequest(files=batch)
+    yield project_service_pb2.CreateProjectRequest(end=project_service_pb2.EndOfFiles(file_count=files))
+
+
+async def take_file(stub: Any, target: Target, request: pb.NextFileRequest) -> project_pb2.Handle:
+    """Ask by NextFile on a project that has a file for everybody who asks."""
+    event = None
+    async for event in stub.NextFile(request, metadata=target.metadata):  # noqa: B007 - the last one counts
+        pass
+    if event is None or not event.HasField("reserved"):
+        raise RuntimeError(f"expected a file, got {event}")
+    handle: project_pb2.Handle = event.reserved.handle
+    return handle
 
 
 @dataclass(frozen=True)
@@ -89,13 +99,7 @@ class Drain:
 
     async def _next_file(self, stub: Any, name: str) -> project_pb2.Handle:
         request = pb.NextFileRequest(project_id=self.target.project_id, worker_id=name, request_id=str(uuid4()))
-        event = None
-        async for event in stub.NextFile(request, metadata=self.target.metadata):  # noqa: B007 - the last one counts
-            pass
-        if event is None or not event.HasField("reserved"):
-            raise RuntimeError(f"expected a file, got {event}")
-        handle: project_pb2.Handle = event.reserved.handle
-        return handle
+        return await take_file(stub, self.target, request)
 
     async def _reserve_files(self, stub: Any, name: str) -> project_pb2.Handle:
         request = pb.ReserveFilesRequest(
@@ -158,7 +162,7 @@ class Create:
     @asynccontextmanager
     async def ready(self, desk: Desk) -> AsyncIterator[Work]:
         stub: Any = project_service_pb2_grpc.ProjectServiceStub(await desk.channel(self.address))
-        requests = new_project(self.files)
+        requests = list(new_project(self.files))
         metadata = Target(self.address, self.token, 0).metadata
 
         async def work() -> Outcome:

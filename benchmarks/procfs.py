@@ -26,8 +26,17 @@ def tree_cpu_seconds(pid: int) -> float:
 
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM."""
+    return _memory(pid, "VmRSS")
+
+
+def peak_bytes(pid: int | str = "self") -> int:
+    """The most memory that a process had in RAM so far."""
+    return _memory(pid, "VmHWM")
+
+
+def _memory(pid: int | str, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"process {pid} has no memory any more")
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 
 import create
+import crowd
+import huge
 import machine
 import parked
 import report
@@ -33,6 +35,8 @@ ROWS: dict[str, Callable[[Stack, Scale], Findings]] = {
     "wakeup": wakeup.measure,
     "create": create.measure,
     "parked": parked.measure,
+    "crowd": crowd.measure,
+    "huge": huge.measure,
 }
 
 

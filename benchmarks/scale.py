@@ -22,8 +22,12 @@ class Scale:
     create: int  # files of a created project
     parked: int  # streams
     parked_clients: int
+    crowd: int  # sessions that wait
+    rush: int  # workers that ask for a file at the same moment; the project has as many
     settle: float  # until what the opening of the streams left to do is done
     rest: float  # how long the parked streams are watched
+    huge: int  # files of the project that is made, listed, copied and deleted
+    huge_worked: int  # files of it that are worked on
 
     def __post_init__(self) -> None:
         slices = 2 * (self.rounds * self.slices + 1)  # early and late, with a warm-up each
@@ -44,8 +48,12 @@ FULL = Scale(
     create=200_000,
     parked=5_000,
     parked_clients=4,
+    crowd=2_000,
+    rush=10_000,
     settle=2.0,
     rest=10.0,
+    huge=10_000_000,
+    huge_worked=100_000,
 )
 
 #: Shows that everything runs, and nothing else.
@@ -62,6 +70,10 @@ QUICK = Scale(
     create=20_000,
     parked=200,
     parked_clients=2,
+    crowd=100,
+    rush=400,
     settle=0.5,
     rest=2.0,
+    huge=50_000,
+    huge_worked=5_000,
 )

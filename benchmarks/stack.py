@@ -21,11 +21,15 @@ from drayman.client.channel import open_sync_channel
 from drayman.dispatch.v1 import (
     handle_service_pb2,
     handle_service_pb2_grpc,
+    project_pb2,
     project_service_pb2,
     project_service_pb2_grpc,
 )
 from drayman.server.platform.embedded import EmbeddedPostgres
 from drayman.testing.service_process import ServiceProcess
+
+Project = project_pb2.Project
+Handle = project_pb2.Handle
 
 _START_LIMIT = 120.0
 _CALL_LIMIT = 600.0
@@ -64,9 +68,34 @@ class Service:
     def create_project(self, files: int) -> int:
         """Create a virtual project and return its id."""
         call = self._projects.CreateProject
-        reply = call(iter(new_project(files)), metadata=self.target(0).metadata, timeout=_CALL_LIMIT)
+        reply = call(new_project(files), metadata=self.target(0).metadata, timeout=_CALL_LIMIT)
         project_id: int = reply.project.project_id
         return project_id
+
+    def project(self, project_id: int) -> Project:
+        """Look a project up."""
+        request = project_service_pb2.GetProjectRequest(project_id=project_id)
+        reply = self._projects.GetProject(request, metadata=self.target(0).metadata, timeout=_CALL_LIMIT)
+        found: Project = reply.project
+        return found
+
+    def handles(self, project_id: int) -> Iterator[Handle]:
+        """Read all handles of a project."""
+        request = project_service_pb2.ListHandlesRequest(project_id=project_id)
+        for reply in self._projects.ListHandles(request, metadata=self.target(0).metadata, timeout=_CALL_LIMIT):
+            yield from reply.handles
+
+    def copy_project(self, project_id: int) -> int:
+        """Copy a project and return the copy's id."""
+        request = project_service_pb2.CopyProjectRequest(project_id=project_id)
+        reply = self._projects.CopyProject(request, metadata=self.target(0).metadata, timeout=_CALL_LIMIT)
+        copy_id: int = reply.project.project_id
+        return copy_id
+
+    def delete_project(self, project_id: int) -> None:
+        """Delete a project."""
+        request = project_service_pb2.DeleteProjectRequest(project_id=project_id)
+        self._projects.DeleteProject(request, metadata=self.target(0).metadata, timeout=_CALL_LIMIT)
 
     def cancel_project(self, project_id: int) -> None:
         """Cancel a project."""
@@ -103,6 +132,18 @@ class Stack:
     def dsn(self) -> str:
         """URL of the database."""
         return self._postgres.dsn
+
+    def free_bytes(self) -> int:
+        """Room that is left on the disk of the database."""
+        return shutil.disk_usage(self._directory).free
+
+    def database_bytes(self) -> int:
+        """Room on the disk that PostgreSQL takes, its log included."""
+        total = 0
+        for path in (self._directory / "postgres").rglob("*"):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += path.lstat().st_blocks * 512
+        return total
 
     def database_cpu(self) -> float:
         """CPU seconds of all of PostgreSQL so far."""
