@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, TextIO
+from collections.abc import AsyncIterator
+from typing import Any
 
 import click
 
 from drayman.cli.explain import explain_project
 from drayman.cli.file import list_files
-from drayman.cli.file_list import FileList
+from drayman.cli.file_sources import FileSources, takes_files
 from drayman.cli.history import project_history
 from drayman.cli.listing import print_json_array, print_rows
-from drayman.cli.metacat import QueryError, query_files
-from drayman.cli.output import Failure, json_option, print_fields, print_json
+from drayman.cli.output import json_option, print_fields, print_json
 from drayman.cli.session import Misuse, calling
 from drayman.cli.values import (
     ATTRIBUTES,
@@ -27,7 +26,8 @@ from drayman.cli.values import (
     plain,
     seconds_or_none,
 )
-from drayman.client import AuthClient, DispatchClient, File, Project
+from drayman.cli.watch import watch_project
+from drayman.client import AuthClient, DispatchClient, File, Project, Reason
 
 _PROJECT_STATES = click.Choice(["active", "done", "failed", "cancelled", "abandoned"])
 _PROJECT_STATES_OR_ANY = click.Choice([*_PROJECT_STATES.choices, "any"])
@@ -40,23 +40,9 @@ def project() -> None:
 
 
 @project.command()
-@click.argument("file_list", required=False, metavar="[FILE_LIST|-]")
-@click.option("--file", "dids", multiple=True, metavar="NAMESPACE:NAME", help="A file, before those of the list.")
-@click.option(
-    "--list-format",
-    type=click.Choice(["lines", "json"]),
-    default="lines",
-    show_default=True,
-    help="Whether FILE_LIST has a file a line or is one JSON array.",
-)
-@click.option("--mql", metavar="QUERY", help="Files that MetaCat finds; METACAT_SERVER_URL says where it is.")
-@click.option("--mql-file", metavar="FILE", type=click.File(encoding="utf-8"), help="The same, with the query in FILE.")
-@click.option("--metadata", "fields", multiple=True, metavar="FIELD", help="Copy it from MetaCat to the files.")
+@takes_files
 @click.option("--virtual", is_flag=True, help="Its files need no replicas.")
 @click.option("--attributes", "given", type=attributes, metavar=ATTRIBUTES, help="Attributes: a JSON object.")
-@click.option(
-    "--file-attributes", type=attributes, metavar=ATTRIBUTES, help="Attributes of every file, under its own ones."
-)
 @click.option(
     "--worker-timeout",
     type=seconds_or_none,
@@ -76,23 +62,25 @@ def project() -> None:
 @click.option("--user", "users", multiple=True, metavar="USERNAME", help="Somebody else who may work on it.")
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="A role whose members may work on it.")
 @click.option("--query", metavar="TEXT", help="Where the list comes from; kept as it is.")
+@click.option("--max-attempts", type=click.IntRange(1), help="A file that fails so often has failed for good.")
+@click.option("--max-running", type=click.IntRange(1), help="At most so many files are reserved at a time.")
+@click.option(
+    "--open", "open_list", is_flag=True, help="More files will be added: do not end before `project add --close`."
+)
 @json_option
 @calling
 async def create(
-    file_list: str | None,
-    dids: tuple[str, ...],
-    list_format: str,
-    mql: str | None,
-    mql_file: TextIO | None,
-    fields: tuple[str, ...],
+    sources: FileSources,
     virtual: bool,
     given: dict[str, Any] | None,
-    file_attributes: dict[str, Any] | None,
     worker_timeout: float | None,
     idle_timeout: float | None,
     users: tuple[str, ...],
     roles: tuple[str, ...],
     query: str | None,
+    max_attempts: int | None,
+    max_running: int | None,
+    open_list: bool,
     as_json: bool,
 ) -> None:
     """Create a project of the files in FILE_LIST (- is standard input) and print its id.
@@ -100,25 +88,50 @@ async def create(
     A line is namespace:name, to the letter, or a JSON object with "namespace", "name" and "attributes". A list may be of any length; if
     anything is wrong with it, there is no project. A DURATION is a number of seconds, or a number with s, m, h or d.
     """
-    if mql_file is not None:
-        if mql is not None:
-            raise Misuse("--mql and --mql-file exclude each other")
-        mql = mql_file.read().strip()
-    if file_list is None and not dids and mql is None:
-        raise Misuse("no files: give a FILE_LIST, - for standard input, --file, or --mql")
-    found = _found(mql, fields) if mql is not None else []
-    files = FileList(dids, file_list, array=list_format == "json", found=found, attributes=file_attributes)
+    files, found_by = sources.open(needed=not open_list)
     async with DispatchClient() as dispatch:
         created = await dispatch.create_project(
             files,
             attributes=(given or {}) | ({"virtual": True} if virtual else {}),
-            query=mql if query is None else query,
+            query=found_by if query is None else query,
             worker_timeout=worker_timeout,
             idle_timeout=idle_timeout,
             users=users,
             roles=roles,
+            max_attempts=max_attempts,
+            max_running=max_running,
+            open=open_list,
         )
     _print_id(created, as_json=as_json)
+
+
+@project.command()
+@click.argument("project_id", type=int, metavar="ID")
+@takes_files
+@click.option(
+    "--skip-existing", is_flag=True, help="Leave out files that the project has, instead of refusing the list."
+)
+@click.option(
+    "--open/--close", "open_list", default=None, help="Say that more files will, or will not, be added later."
+)
+@json_option
+@calling
+async def add(
+    project_id: int, sources: FileSources, skip_existing: bool, open_list: bool | None, as_json: bool
+) -> None:
+    """Add the files in FILE_LIST (- is standard input) to project ID, given as for `drayman project create`.
+
+    All of them are added or none. A project that was done, failed or abandoned goes on. Without files, --open and --close only say whether
+    the project ends with its last file.
+    """
+    files, _ = sources.open(needed=open_list is None)
+    async with DispatchClient() as dispatch:
+        grown, added, skipped = await dispatch.add_files(project_id, files, skip_existing=skip_existing, open=open_list)
+    if as_json:
+        print_json({"added": added, "skipped": skipped, "project": plain(grown)})
+    else:
+        left_out = f", {skipped} were there" if skipped else ""
+        click.echo(f"{added} files added{left_out}, project {project_id} is {grown.state}")
 
 
 @project.command()
@@ -169,6 +182,7 @@ async def show(project_id: int, only_attributes: bool, as_json: bool) -> None:
 
 
 project.add_command(list_files, "files")
+project.add_command(watch_project)
 project.add_command(project_history)
 project.add_command(explain_project)
 
@@ -214,12 +228,14 @@ async def list_projects(
 
 @project.command()
 @click.argument("project_id", type=int, metavar="ID")
+@click.option("--code", default="", help="A short code for the reason.")
+@click.option("--message", default="", help="The reason in words; shown to workers.")
 @json_option
 @calling
-async def cancel(project_id: int, as_json: bool) -> None:
+async def cancel(project_id: int, code: str, message: str, as_json: bool) -> None:
     """Stop handing out the files of project ID; workers may report what they hold."""
     async with DispatchClient() as dispatch:
-        _print_state(await dispatch.cancel_project(project_id), as_json=as_json)
+        _print_state(await dispatch.cancel_project(project_id, code=code, message=message), as_json=as_json)
 
 
 @project.command()
@@ -274,13 +290,6 @@ async def restart(
         click.echo(f"{count} files restarted, project {changed.project_id} is {changed.state}")
 
 
-def _found(query: str, fields: Sequence[str]) -> list[File]:
-    try:
-        return query_files(query, fields)
-    except QueryError as error:
-        raise Failure(str(error)) from error
-
-
 def _was_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
@@ -311,6 +320,7 @@ def _fields(found: Project) -> list[tuple[str, Any]]:
         ("state", found.state),
         ("created", local_time(found.created)),
         ("ended", local_time(found.ended) or "-"),
+        *([("reason", _why(found.reason))] if found.reason else []),
         ("files", counts.total),
         ("initial", counts.initial),
         ("reserved", counts.reserved),
@@ -319,11 +329,18 @@ def _fields(found: Project) -> list[tuple[str, Any]]:
         ("virtual", found.virtual),
         ("worker time-out", duration_text(found.worker_timeout)),
         ("idle time-out", duration_text(found.idle_timeout)),
+        ("max. attempts", found.max_attempts or "none"),
+        ("max. running", found.max_running or "none"),
+        ("open", found.open),
         ("users", ", ".join(found.users) or "-"),
         ("roles", ", ".join(found.roles) or "-"),
         ("query", found.query if found.query is not None else "-"),
         ("attributes", json_text(found.attributes)),
     ]
+
+
+def _why(reason: Reason) -> str:
+    return " ".join(part for part in (reason.code, reason.message, f"(by {reason.username})") if part)
 
 
 async def print_projects(projects: AsyncIterator[Project], *, as_json: bool) -> None:

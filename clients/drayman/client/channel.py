@@ -34,12 +34,15 @@ _SERVICE_CONFIG = {
         {
             "name": [
                 {"service": f"{_DISPATCH}.HandleService", "method": "NextFile"},
+                {"service": f"{_DISPATCH}.HandleService", "method": "Work"},
                 {"service": f"{_DISPATCH}.HandleService", "method": "ListReserved"},
                 {"service": f"{_DISPATCH}.ProjectService", "method": "CreateProject"},
                 {"service": f"{_DISPATCH}.ProjectService", "method": "AddFiles"},
                 {"service": f"{_DISPATCH}.ProjectService", "method": "WatchProject"},
                 {"service": f"{_DISPATCH}.ProjectService", "method": "ListHandles"},
                 {"service": f"{_DISPATCH}.StorageService", "method": "UpdateReplicas"},
+                {"service": f"{_DISPATCH}.HistoryService", "method": "ListProjectEvents"},
+                {"service": f"{_DISPATCH}.HistoryService", "method": "ListHandleEvents"},
             ],
         },
     ],

@@ -77,8 +77,8 @@ class Counts:
 class Reason:
     """Why something came to its state. Texts are empty, and `time` (UTC) is None, where that is not known.
 
-    `code` is the reporter's own, or one of the service's: `WORKER_TIMEOUT`, `MAX_ATTEMPTS`, `CALLER_GONE`, `SESSION_CLOSED`. Files have
-    `worker_id` and its CPU `site`, cancelled projects the `username`.
+    `code` is the reporter's own, or one of the service's: `WORKER_TIMEOUT`, `MAX_ATTEMPTS`, `CALLER_GONE`, `SESSION_CLOSED`,
+    `SESSION_RESUMED`. Files have `worker_id` and its CPU `site`, cancelled projects the `username`.
     """
 
     code: str = ""

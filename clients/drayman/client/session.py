@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 
 from drayman.client.credentials import Credentials
-from drayman.client.errors import DraymanError, OverloadedError, UnavailableError, from_rpc_error
+from drayman.client.errors import OverloadedError, UnavailableError, from_rpc_error
 from drayman.client.files import Handle, Outcome, ProjectEnded, TimedOut, ended_of, handle_of, outcome
 from drayman.client.patience import Patience
 from drayman.client.standstill import standstill_of
@@ -34,6 +34,16 @@ log = logging.getLogger("drayman.client")
 
 #: Seconds that the end of a session waits for its last reports to reach the disk, while the service answers.
 _FAREWELL = 30.0
+#: Files in hand and reports under way together: what may be named when the session is taken up again.
+_MOST_HOLDING = 1000
+#: Reports, and characters of them, in one message at most.
+_MOST_REPORTS = 1000
+_LONGEST_REPORTS = 1_000_000
+#: What is kept of the reason of a failure, in characters.
+_LONGEST_CODE = 200
+_LONGEST_MESSAGE = 4000
+#: What gRPC calls a stream that ended, for whatever reason, just when something was written to it. The next one says why.
+_WRITE_FAILED = "Internal error from Core"
 #: A session that has nothing to say shows itself this much more often than it must.
 _HEARTBEATS = 2
 
@@ -58,7 +68,7 @@ class FileInHand:
     Leaving the context reports done. An exception reports failed, may be tried again, with the exception's type as code; one of the
     session's `final_errors` reports failed for good; `FileFailed` says which; `FileReleased` and a cancellation give the file back.
     Exceptions end there, logged by `drayman.client`, so that one bad file does not end the worker; cancellations and what is no
-    `Exception` go on.
+    `Exception` go on. Where the lease is lost the work inside is cancelled, and the task goes on after the context.
     """
 
     def __init__(self, session: WorkSession, handle: Handle) -> None:
@@ -69,6 +79,8 @@ class FileInHand:
         self.refusal: str | None = None
         self._session = session
         self._task: asyncio.Task[Any] | None = None
+        self._cancellations = 0
+        self._interrupted = False
         self._tell: Callable[[], object] = lambda: None
         self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -96,20 +108,23 @@ class FileInHand:
             tell()
 
     async def settled(self) -> bool:
-        """Wait until the report is on disk; False if it was refused, or the lease is lost."""
+        """Wait until the report is on disk; False if it was refused, or the lease is lost. Raises what ended the session first."""
         return await asyncio.shield(self._over)
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancellations, self._interrupted = task, task.cancelling(), False
+        if self.lost:
+            self._interrupt(task)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         task, self._task = self._task, None
-        if self.lost:
-            # it was us who cancelled the task: unless somebody else did so too, it goes on with the next file
-            return isinstance(error, asyncio.CancelledError) and task is not None and task.uncancel() == 0
+        if self._interrupted and task is not None:
+            return await self._go_on(task, error)
         if error is None:
             if not self._said:
                 self.done()
@@ -124,6 +139,22 @@ class FileInHand:
             self.failed(retry=not final, code=type(error).__name__, message=str(error))
         return isinstance(error, Exception)
 
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        self._interrupted = True
+        task.cancel()
+
+    async def _go_on(self, task: asyncio.Task[Any], error: BaseException | None) -> bool:
+        """It was us who cancelled the task: unless somebody else did so too, it goes on with the next file, whatever came of this one."""
+        cancelled_by_others = task.uncancel() > self._cancellations
+        if not isinstance(error, asyncio.CancelledError):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # the cancellation may still be on its way
+            if cancelled_by_others:
+                raise asyncio.CancelledError
+        if isinstance(error, Exception):
+            log.warning("%s is lost, and the work on it failed", self.handle.did, exc_info=error)
+        return isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not cancelled_by_others)
+
     @property
     def _said(self) -> bool:
         return not self._session.holds(self)
@@ -133,8 +164,8 @@ class FileInHand:
         self.lost = True
         if not self._over.done():
             self._over.set_result(False)
-        if self._task is not None:
-            self._task.cancel()
+        if self._task is not None and not self._interrupted:
+            self._interrupt(self._task)
         self._tell()
 
     def settle(self, refusal: str | None) -> None:
@@ -142,6 +173,12 @@ class FileInHand:
         self.refusal = refusal
         if not self._over.done():
             self._over.set_result(refusal is None)
+
+    def give_up(self, error: BaseException) -> None:
+        """The session is over, and nobody knows whether the report arrived."""
+        if not self._over.done():
+            self._over.set_exception(error)
+            self._over.exception()  # nobody has to ask
 
 
 class WorkSession:
@@ -179,10 +216,10 @@ class WorkSession:
         self._allowance = credits
         self._idle_timeout = idle_timeout
         self._patience = Patience(patience)
-        self._credits = 0
+        self._open = 0
         self._files: deque[FileInHand] = deque()
         self._held: dict[int, FileInHand] = {}
-        self._to_say: list[pb.FileReport] = []
+        self._to_say: deque[pb.FileReport] = deque()
         self._unacknowledged: deque[tuple[pb.FileReport, FileInHand]] = deque()
         self._attributes = "{}"
         self._heartbeat: float | None = None
@@ -210,15 +247,18 @@ class WorkSession:
         self._closing = True
         self._something_to_say.set()
         try:
-            async with asyncio.timeout(_FAREWELL + self._patience.seconds):
+            # whoever leaves by an error or is cancelled does not wait for a service that is away
+            async with asyncio.timeout(_FAREWELL + (self._patience.seconds if kind is None else 0.0)):
                 await asyncio.shield(self._task)
-        except (DraymanError, TimeoutError):
+        except TimeoutError:
+            if kind is None:
+                raise UnavailableError("the last reports were not acknowledged in time") from None
+        except Exception:
             if kind is None:
                 raise
         finally:
             self._task.cancel()
-            with suppress(asyncio.CancelledError, DraymanError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def stop(self) -> None:
         """Take no more files: the iteration ends, and what was not started is given back. Files in hand may be finished."""
@@ -232,6 +272,8 @@ class WorkSession:
 
     async def __anext__(self) -> FileInHand:
         """Wait for the next file."""
+        if self._task is None:
+            raise RuntimeError("a session is used in `async with`")
         end = None if self._idle_timeout is None else time.monotonic() + self._idle_timeout
         while True:
             while self._files:
@@ -248,7 +290,8 @@ class WorkSession:
                     await self._change.wait()
             except TimeoutError:
                 standstill = standstill_of(self._progress)
-                self.result = TimedOut(standstill.counts, standstill.hindrances)
+                self.result = self.result or TimedOut(standstill.counts, standstill.hindrances)
+                self.stop()
 
     def holds(self, file: FileInHand) -> bool:
         """Whether a file is this worker's and was not reported yet."""
@@ -256,17 +299,19 @@ class WorkSession:
 
     def report(self, file: FileInHand, verdict: Outcome, code: str, message: str) -> None:
         """Say what became of a file. A second report of it is ignored."""
-        handle = file.handle
         if not self.holds(file):
             return
-        del self._held[handle.handle_id]
+        handle = file.handle
         report = pb.FileReport(
-            handle_id=handle.handle_id, attempt=handle.attempts, outcome=outcome(verdict), code=code, message=message
+            handle_id=handle.handle_id,
+            attempt=handle.attempts,
+            outcome=outcome(verdict),
+            code=_storable(code, _LONGEST_CODE),
+            message=_storable(message, _LONGEST_MESSAGE),
         )
+        del self._held[handle.handle_id]
         self._to_say.append(report)
         self._unacknowledged.append((report, file))
-        if not self._stopping:
-            self._credits += 1
         self._something_to_say.set()
 
     # --- the stream --------------------------------------------------------------------------------------------------
@@ -282,13 +327,20 @@ class WorkSession:
                     await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - spreads a fleet
                 except (UnavailableError, OverloadedError) as error:
                     await self._patience.pause(error)
-        except DraymanError as error:
+        except Exception as error:
             self._error = error
-            for file in self._held.values():
-                file.lose()
             raise
         finally:
-            self._change.set()
+            self._end()
+
+    def _end(self) -> None:
+        """Leave nobody waiting."""
+        for file in self._held.values():
+            file.lose()
+        error = self._error or UnavailableError("the session ended before the report was acknowledged")
+        for _, file in self._unacknowledged:
+            file.give_up(error)
+        self._change.set()
 
     async def _one_stream(self) -> bool:
         """Run the session on one stream; True if it is over, False if it goes on elsewhere. Raises DraymanError."""
@@ -309,6 +361,8 @@ class WorkSession:
                 return True
             raise UnavailableError("the session's stream ended early", code=grpc.StatusCode.UNAVAILABLE)
         except grpc.aio.AioRpcError as error:
+            if error.details() == _WRITE_FAILED:
+                raise UnavailableError("the stream broke", code=grpc.StatusCode.UNAVAILABLE) from None
             raise from_rpc_error(error) from None
         finally:
             if speaking is not None:
@@ -325,8 +379,7 @@ class WorkSession:
             start.holding.add(handle_id=file.handle.handle_id, attempt=file.handle.attempts)
         for report, _ in self._unacknowledged:
             start.holding.add(handle_id=report.handle_id, attempt=report.attempt)
-        self._to_say = []
-        self._credits = 0 if self._stopping else max(self._allowance - len(self._held), 0)
+        self._open = 0
         return pb.WorkRequest(start=start)
 
     def _begin(self, started: pb.WorkStarted) -> None:
@@ -334,7 +387,7 @@ class WorkSession:
         self._heartbeat = None
         if started.HasField("renew_interval"):
             self._heartbeat = started.renew_interval.ToTimedelta().total_seconds() / _HEARTBEATS
-        self._to_say = [report for report, _ in self._unacknowledged]
+        self._to_say = deque(report for report, _ in self._unacknowledged)
         self._something_to_say.set()
 
     async def _speak(self, call: Any) -> None:
@@ -344,8 +397,9 @@ class WorkSession:
                 async with asyncio.timeout(self._heartbeat):
                     await self._something_to_say.wait()
             self._something_to_say.clear()
-            reports, self._to_say = self._to_say[:1000], self._to_say[1000:]
-            credit, self._credits = self._credits, 0
+            reports = self._next_reports()
+            credit = self._credit()
+            self._open += credit
             await call.write(pb.WorkRequest(credits=credit, reports=reports))
             if self._to_say:
                 self._something_to_say.set()
@@ -353,33 +407,64 @@ class WorkSession:
                 await call.done_writing()
                 return
 
+    def _next_reports(self) -> list[pb.FileReport]:
+        """Take as many reports as one message may hold."""
+        reports: list[pb.FileReport] = []
+        length = 0
+        while self._to_say and len(reports) < _MOST_REPORTS and length < _LONGEST_REPORTS:
+            reports.append(self._to_say.popleft())
+            length += len(reports[-1].code) + len(reports[-1].message)
+        return reports
+
+    def _credit(self) -> int:
+        """How many more files may come."""
+        if self._stopping or self.result is not None:
+            return 0
+        most = min(self._allowance, _MOST_HOLDING - len(self._unacknowledged))
+        return max(most - len(self._held) - self._open, 0)
+
     def _heed(self, response: pb.WorkResponse) -> None:
         if response.acknowledged:
             refused = {(one.handle_id, one.attempt): one.refusal for one in response.refused}
             for _ in range(response.acknowledged):
                 report, file = self._unacknowledged.popleft()
                 file.settle(refused.get((report.handle_id, report.attempt)))
+            if self._credit():
+                self._something_to_say.set()
         for lease in response.lost:
             file_lost = self._held.get(lease.handle_id)
             if file_lost is not None and file_lost.handle.attempts == lease.attempt:
                 del self._held[lease.handle_id]
                 file_lost.lose()
-                if not self._stopping:
-                    self._credits += 1
-                    self._something_to_say.set()
+                self._something_to_say.set()
+        self._open -= len(response.files)
         for handle in response.files:
             self._take(handle)
         if response.HasField("progress"):
             self._progress = response.progress
         if response.HasField("ended"):
-            self.result = ended_of(response.ended)
+            self._project_ended(ended_of(response.ended))
         if response.files or response.HasField("ended"):
             self._change.set()
 
+    def _project_ended(self, ended: ProjectEnded) -> None:
+        self.result = ended
+        if ended.state == "cancelled":  # nobody wants what was not started
+            while self._files:
+                self._files.popleft().release()
+
     def _take(self, handle: project_pb2.Handle) -> None:
+        before = self._held.pop(handle.handle_id, None)
+        if before is not None:
+            before.lose()
         file = FileInHand(self, handle_of(handle, self._attributes))
         self._held[handle.handle_id] = file
         if self._stopping:
             file.release()
         else:
             self._files.append(file)
+
+
+def _storable(text: str, most: int) -> str:
+    """What can be sent and stored of a text: names of files that are no Unicode get into messages of exceptions."""
+    return text[:most].replace("\0", "\ufffd").encode(errors="replace").decode()

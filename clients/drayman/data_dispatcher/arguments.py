@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -21,6 +21,8 @@ ProjectId: TypeAlias = "int | str"
 FileName: TypeAlias = "str | Mapping[str, Any]"
 #: A span: seconds, `"300"`, `"5m"`, `"2h"`, `"1d"`, or a word for none.
 Span: TypeAlias = "float | str | None"
+
+_Part = TypeVar("_Part", project_service_pb2.CreateProjectRequest, project_service_pb2.AddFilesRequest)
 
 _FILES_A_MESSAGE = 1_000
 _BYTES_A_MESSAGE = 1 << 20
@@ -72,9 +74,9 @@ def json_object(attributes: Mapping[str, Any] | None) -> str:
     return json.dumps(dict(attributes or {}), ensure_ascii=False, allow_nan=False)
 
 
-def file_parts(files: Iterable[FileName], common: Mapping[str, Any]) -> list[project_service_pb2.CreateProjectRequest]:
-    """Return the messages that carry a file list, its end included. Raises ValueError as `did` and `json_object` do."""
-    parts: list[project_service_pb2.CreateProjectRequest] = []
+def file_parts(files: Iterable[FileName], common: Mapping[str, Any], kind: type[_Part]) -> list[_Part]:
+    """Return the messages of one kind that carry a file list, its end included. Raises ValueError as `did` and `json_object` do."""
+    parts: list[_Part] = []
     batch: list[project_pb2.File] = []
     size = count = 0
     shared = json_object(common) if common else ""
@@ -84,13 +86,13 @@ def file_parts(files: Iterable[FileName], common: Mapping[str, Any]) -> list[pro
         file = project_pb2.File(did=did(item), attributes_json=text)
         size += file.ByteSize()
         if batch and (len(batch) == _FILES_A_MESSAGE or size > _BYTES_A_MESSAGE):
-            parts.append(_files(batch))
+            parts.append(kind(files=project_service_pb2.FileBatch(files=batch)))
             batch, size = [], file.ByteSize()
         batch.append(file)
         count += 1
     if batch:
-        parts.append(_files(batch))
-    parts.append(project_service_pb2.CreateProjectRequest(end=project_service_pb2.EndOfFiles(file_count=count)))
+        parts.append(kind(files=project_service_pb2.FileBatch(files=batch)))
+    parts.append(kind(end=project_service_pb2.EndOfFiles(file_count=count)))
     return parts
 
 
@@ -155,7 +157,3 @@ def replica(given: Mapping[str, Any]) -> project_pb2.Replica:
         preference=given.get("preference") or 0,
         available=given.get("available", True),
     )
-
-
-def _files(batch: list[project_pb2.File]) -> project_service_pb2.CreateProjectRequest:
-    return project_service_pb2.CreateProjectRequest(files=project_service_pb2.FileBatch(files=batch))

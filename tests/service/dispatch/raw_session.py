@@ -26,7 +26,14 @@ class RawSession:
     """One stream of a session."""
 
     def __init__(
-        self, office: Office, project_id: int, worker_id: str, session_id: str = "", *, stub: Any = None
+        self,
+        office: Office,
+        project_id: int,
+        worker_id: str,
+        session_id: str = "",
+        *,
+        stub: Any = None,
+        metadata: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         self.project_id = project_id
         self.worker_id = worker_id
@@ -44,7 +51,7 @@ class RawSession:
         self.granted = 0
         self.largest = 0
         self._change = asyncio.Event()
-        self._call = (stub or office.handles).Work(metadata=office.metadata)
+        self._call = (stub or office.handles).Work(metadata=office.metadata if metadata is None else metadata)
         self._reading: asyncio.Task[None] | None = None
 
     async def open(
@@ -157,9 +164,9 @@ class Office:
         self.metadata = metadata
         self._database = database
 
-    def session(self, project_id: int, worker_id: str = "w", session_id: str = "", *, stub: Any = None) -> RawSession:
+    def session(self, project_id: int, worker_id: str = "w", session_id: str = "", **options: Any) -> RawSession:
         """Make a session that is not open yet."""
-        return RawSession(self, project_id, worker_id, session_id, stub=stub)
+        return RawSession(self, project_id, worker_id, session_id, **options)
 
     async def create(self, count: int, *, attributes_json: str = "", virtual: bool = True, **rules: Any) -> int:
         """Create a project of so many files; returns its id."""
@@ -186,7 +193,7 @@ class Office:
             project_service_pb2.AddFilesRequest(files=project_service_pb2.FileBatch(files=files)),
             project_service_pb2.AddFilesRequest(end=project_service_pb2.EndOfFiles(file_count=count)),
         ]
-        await self.projects.AddFiles(messages, metadata=self.metadata)
+        await self.projects.AddFiles(iter(messages), metadata=self.metadata)
 
     async def rows(self, project_id: int) -> dict[int, tuple[str, int, str | None]]:
         """Read the handles from the database: state, attempts, reason code."""
@@ -216,6 +223,7 @@ class Office:
                  FROM dispatch.tally t WHERE t.project_id = $1""",
             project_id,
         )
+        assert row is not None
         states = [state for state, _, _ in (await self.rows(project_id)).values()]
         counted = [row["files"], row["done"], row["failed"], row["ready"]]
         assert counted == [len(states), *(states.count(state) for state in ("done", "failed", "initial"))]
@@ -225,9 +233,7 @@ class Office:
 
 def report(handle: project_pb2.Handle, outcome: pb.Outcome = pb.OUTCOME_DONE, **fields: Any) -> pb.FileReport:
     """Write a report on a file."""
-    return pb.FileReport(
-        **({"handle_id": handle.handle_id, "attempt": handle.attempts, "outcome": outcome} | fields)
-    )
+    return pb.FileReport(**({"handle_id": handle.handle_id, "attempt": handle.attempts, "outcome": outcome} | fields))
 
 
 def leases(handles: Iterable[project_pb2.Handle]) -> list[tuple[int, int]]:

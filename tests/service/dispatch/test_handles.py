@@ -255,6 +255,7 @@ async def test_restart_wakes_who_waits(dispatch: DispatchClient, make: Any) -> N
         ({"worker_id": ""}, "worker_id"),
         ({"worker_id": "w" * 1001}, "worker_id"),
         ({"worker_id": "a\x00b"}, "worker_id"),
+        ({"cpu_site": "a\x00b"}, "CPU site"),
         ({"request_id": "no uuid"}, "request_id"),
         ({"timeout": {"seconds": -1}}, "timeout"),
     ],

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -161,16 +160,6 @@ async def test_a_negative_interval_is_refused(dispatch: DispatchClient, make: Ma
 
 
 # --- several replicas ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def replica(stack: LocalStack, tmp_path: Path) -> Iterator[tuple[ServiceProcess, str]]:
-    """Another process on the stack's database."""
-    arguments = ["--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"]
-    process = ServiceProcess(arguments, {"DRAYMAN_DATABASE_URL": stack.dsn}, tmp_path / "log")
-    yield process, process.await_ready(40)
-    if process.running:
-        process.terminate()
 
 
 async def test_another_replica_tells_too(

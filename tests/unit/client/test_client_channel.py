@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from drayman.auth.v1 import auth_service_pb2, user_service_pb2
 from drayman.client import channel
 from drayman.client.channel import Address, UrlError, open_channel, open_sync_channel, parse_url
+from drayman.dispatch.v1 import handle_service_pb2, history_service_pb2, project_service_pb2, storage_service_pb2
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,27 @@ def test_only_what_may_be_repeated_is_repeated() -> None:
     assert [policy["retryableStatusCodes"] for policy in policies] == [["UNAVAILABLE"]]
     options = dict(channel._OPTIONS)
     assert json.loads(str(options["grpc.service_config"]))["loadBalancingConfig"] == [{"round_robin": {}}]
+
+
+def test_no_stream_is_repeated_by_grpc_itself() -> None:
+    """A stream that is would be lost inside grpc when its server shuts down."""
+    without = next(entry["name"] for entry in channel._SERVICE_CONFIG["methodConfig"] if "retryPolicy" not in entry)
+    files = (
+        auth_service_pb2,
+        user_service_pb2,
+        handle_service_pb2,
+        history_service_pb2,
+        project_service_pb2,
+        storage_service_pb2,
+    )
+    streams = {
+        (service.full_name, method.name)
+        for file in files
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    assert {(name["service"], name["method"]) for name in without} == streams
 
 
 async def test_a_channel_connects_with_the_first_call_only() -> None:

@@ -42,7 +42,7 @@ class HandleServicer:
 
     async def NextFile(self, request: pb.NextFileRequest, call: Call) -> None:
         """Wait for a file; the stream ends with what came of it."""
-        queue, standing = await self._work_on(request.project_id, request.worker_id, call)
+        queue, standing = await self._work_on(request.project_id, request.worker_id, call, request.cpu_site)
         request_id = messages.request_uuid(request.request_id)
         if request_id is not None and (request.resend or call.is_retry()):
             rows = await self._store.redeliver(request.project_id, request.worker_id, request_id)
@@ -73,7 +73,7 @@ class HandleServicer:
         """Wait for files, in one answer."""
         if not 0 <= request.max_files <= _MOST:
             raise invalid("max_files", f"max_files {request.max_files}: expected 1 to {_MOST}, or 0 for 1")
-        queue, standing = await self._work_on(request.project_id, request.worker_id, call)
+        queue, standing = await self._work_on(request.project_id, request.worker_id, call, request.cpu_site)
         request_id = messages.request_uuid(request.request_id)
         if request_id is not None and (request.resend or call.is_retry()):
             rows = await self._store.redeliver(request.project_id, request.worker_id, request_id)
@@ -119,7 +119,7 @@ class HandleServicer:
             raise invalid("start.session_id", "a session has an id: a UUID")
         if len(start.holding) > _MOST:
             raise invalid("start.holding", f"{len(start.holding)} leases: at most {_MOST}")
-        queue, _ = await self._work_on(start.project_id, start.worker_id, call)
+        queue, _ = await self._work_on(start.project_id, start.worker_id, call, start.cpu_site, within="start.")
         session = Session(self._store, self._reserver, self._settler, self._offering, queue, start, session_id)
         await session.run(requests, first, call.send)
 
@@ -229,11 +229,16 @@ class HandleServicer:
 
     # --- who may -----------------------------------------------------------------------------------------------------
 
-    async def _work_on(self, project_id: int, worker_id: str, call: Call) -> tuple[ProjectQueue, Standing]:
-        """Return the project's queue if the caller may work on it."""
+    async def _work_on(
+        self, project_id: int, worker_id: str, call: Call, cpu_site: str = "", *, within: str = ""
+    ) -> tuple[ProjectQueue, Standing]:
+        """Return the project's queue if the caller may work on it. What reaches a statement that serves others too is checked here."""
+        if "\x00" in cpu_site:
+            raise invalid(f"{within}cpu_site", f"CPU site {cpu_site[:80]!r} contains NUL")
         if not worker_id or "\x00" in worker_id or len(worker_id.encode()) > _LONGEST_WORKER_ID:
             raise invalid(
-                "worker_id", f"worker_id {worker_id[:80]!r}: expected 1 to {_LONGEST_WORKER_ID} bytes without NUL"
+                f"{within}worker_id",
+                f"worker_id {worker_id[:80]!r}: expected 1 to {_LONGEST_WORKER_ID} bytes without NUL",
             )
         queue = self._reserver.queue(project_id)
         standing = await queue.standing()

@@ -16,21 +16,22 @@
 -- RSE has a limit.
 -- handle_ready from each group's lower bound; tally, handle, file, ready_group and rse_load by primary key.
 -- The bound stays where it is if something came back to the group after this statement's snapshot was taken.
-WITH open AS (
-    SELECT project_id, worker_timeout
-      FROM dispatch.project
-     WHERE project_id = $1 AND state = 'active'
-       FOR SHARE
-), capped AS MATERIALIZED ( -- where there is no limit this finds nothing, locks nothing and counts nothing
+WITH capped AS MATERIALIZED ( -- where there is no limit this finds nothing, locks nothing and counts nothing
     SELECT project_id, max_running - running AS room
       FROM dispatch.tally
      WHERE project_id = $1 AND max_running IS NOT NULL
        FOR UPDATE
+), space AS MATERIALIZED (
+    SELECT max(room) AS room FROM capped
+), open AS MATERIALIZED ( -- after the tally, as everybody
+    SELECT p.project_id, p.worker_timeout, s.room
+      FROM space s
+      JOIN dispatch.project p ON p.project_id = $1 AND p.state = 'active'
+       FOR SHARE OF p
 ), seen AS MATERIALIZED (
     SELECT attempts, location_id, freed FROM dispatch.ready_group WHERE project_id = $1
 ), chosen AS MATERIALIZED (
-    SELECT g.project_id, g.attempts, g.location_id, g.low, g.ready, g.freed, w.take, w.begins, open.worker_timeout,
-           (SELECT room FROM capped) AS room
+    SELECT g.project_id, g.attempts, g.location_id, g.low, g.ready, g.freed, w.take, w.begins, open.worker_timeout, open.room
       FROM open
       JOIN unnest($2::int[], $3::int[], $4::int[], $5::int[]) AS w (attempts, location_id, take, begins) ON true
       JOIN dispatch.ready_group g
@@ -125,7 +126,7 @@ WITH turn AS MATERIALIZED (
            code = CASE WHEN s.outcome IN ('retry', 'timeout_retry') AND h.attempts >= s.max_attempts THEN 'MAX_ATTEMPTS'
                        ELSE nullif(s.code, '') END,
            message = CASE WHEN s.outcome IN ('retry', 'timeout_retry') AND h.attempts >= s.max_attempts
-                          THEN 'attempt ' || h.attempts || ' of ' || s.max_attempts || ': ' || concat_ws(': ', nullif(s.code, ''), nullif(s.message, ''))
+                          THEN concat_ws(': ', 'attempt ' || h.attempts || ', at most ' || s.max_attempts, nullif(s.code, ''), nullif(s.message, ''))
                           ELSE nullif(s.message, '') END,
            reason_at = CASE WHEN s.outcome <> 'done' THEN now() END
       FROM said s
@@ -303,11 +304,16 @@ SELECT p.project_id,
  LIMIT 1000;
 
 -- name: abandon
--- Abandon a project unless something happened meanwhile. The tally's lock keeps reports out, the groups' draws.
+-- Abandon a project unless something happened meanwhile. The tally's lock keeps reports out, the project's and the groups' draws.
 WITH turn AS MATERIALIZED (
-    SELECT active_at FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
+    SELECT project_id, active_at FROM dispatch.tally WHERE project_id = $1 FOR UPDATE
+), held AS MATERIALIZED (
+    SELECT p.project_id FROM turn JOIN dispatch.project p USING (project_id) FOR NO KEY UPDATE OF p
 ), quiet AS MATERIALIZED (
-    SELECT active_at FROM dispatch.ready_group WHERE project_id = $1 ORDER BY attempts, location_id FOR UPDATE
+    SELECT g.active_at
+      FROM held JOIN dispatch.ready_group g ON g.project_id = held.project_id
+     ORDER BY g.attempts, g.location_id
+       FOR UPDATE OF g
 ), gone AS (
     UPDATE dispatch.project p
        SET state = 'abandoned'

@@ -115,6 +115,9 @@ class Listener(Protocol):
     def project_ended(self, ended: Ended) -> None:
         """Nothing will be handed out any more."""
 
+    def project_gone(self, refusal: Refusal) -> None:
+        """There is no such project any more."""
+
     def question_leases(self) -> None:
         """Handles were taken from their workers: look whether one's own are among them."""
 
@@ -258,6 +261,9 @@ class ProjectQueue:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, Refusal):
             log.warning("draw failed", project_id=self.project_id, error=str(error) or type(error).__name__)
+        else:
+            for listener in list(self.listeners):
+                listener.project_gone(error)
         self._stale = True
         for wish in self._take_all():
             wish.resolve(error)

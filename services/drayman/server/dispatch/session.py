@@ -100,8 +100,6 @@ class Session:
 
     async def run(self, requests: AsyncIterator[pb.WorkRequest], first: pb.WorkRequest, send: Send) -> None:
         """Run the session until the worker closes its side. Raises Refusal, and what the database raises."""
-        if "\x00" in self._cpu_site:
-            raise invalid("start.cpu_site", "the name of a CPU site contains no NUL")
         earlier = [other for other in self._queue.listeners if isinstance(other, Session) and other.is_same(self)]
         self._queue.listeners.add(self)
         try:
@@ -303,6 +301,8 @@ class Session:
             self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
             return
         self._next.acknowledged += len(said)
+        if self._wish is not None and self._wish.parked:
+            self._next.progress.SetInParent()  # it waits on, and the project stands differently now
         for one, report in zip(done.result(), said, strict=True):
             reason = _why_not(one, report)
             if reason:
@@ -357,6 +357,10 @@ class Session:
     def _tell_losses(self, lost: Iterable[pb.Lease]) -> None:
         self._next.lost.extend(lost)
         self._news.set()
+
+    def project_gone(self, refusal: Refusal) -> None:
+        """There is no such project any more."""
+        self._fail(refusal)
 
     def question_leases(self) -> None:
         """Handles were taken from their workers: see whether one's own are among them."""
