@@ -54,7 +54,7 @@ START: dict[str, Any] = {"worker_id": "w", "session_id": "8f3f1c4a-26a5-4f0c-9a5
     [
         ([{}], "INVALID_FIELD", "start"),
         ([{"credits": 3}], "INVALID_FIELD", "start"),
-        ([{"start": START | {"worker_id": ""}}], "INVALID_FIELD", "worker_id"),
+        ([{"start": START | {"worker_id": ""}}], "INVALID_FIELD", "start.worker_id"),
         ([{"start": START | {"session_id": ""}}], "INVALID_FIELD", "start.session_id"),
         ([{"start": START | {"session_id": "no uuid"}}], "INVALID_FIELD", "start.session_id"),
         ([{"start": START | {"project_id": 2**60}}], "PROJECT_NOT_FOUND", ""),
