@@ -36,6 +36,11 @@ def _rse_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--pin-prefix", metavar="PATH", help="Prefix for stage requests."),
         click.option("--preference", type=click.IntRange(-(2**31), 2**31 - 1), help="Stored and shown."),
         click.option("--type", type=click.Choice(["native", "wlcg"]), help="Kind of stage interface."),
+        click.option(
+            "--max-running",
+            type=click.IntRange(0, 2**31 - 1),
+            help="At most so many files that are read from it are reserved at a time; 0 = no limit.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -185,7 +185,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Rse:
-    """A storage element."""
+    """A storage element. At most `max_running` files that are read from it are reserved at a time; None = no limit."""
 
     name: str
     description: str = ""
@@ -199,7 +199,7 @@ class Rse:
     pin_prefix: str | None = None
     preference: int = 0
     type: str | None = None
-    max_running: int = 0
+    max_running: int | None = None
 
 
 # --- from and to messages --------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def rse_of(message: storage_pb.Rse) -> Rse:
         is_available=message.is_available,
         is_tape=message.is_tape,
         preference=message.preference,
-        max_running=message.max_running,
+        max_running=message.max_running or None,
         **{name: getattr(message, name) for name in optional if message.HasField(name)},
     )
 

@@ -13,13 +13,15 @@ from drayman.dispatch.v1 import project_pb2
 from drayman.server.dispatch import messages
 from drayman.server.dispatch.leases import explain_losses
 from drayman.server.dispatch.offering import Offering
+from drayman.server.dispatch.project_queue import ProjectQueue
 from drayman.server.dispatch.reading import HandleReader
 from drayman.server.dispatch.reports import MOST_REPORTS, outcome_of, refusal
-from drayman.server.dispatch.reserver import Ended, Given, ProjectQueue, Reserver, Waited, Wish
+from drayman.server.dispatch.reserver import Reserver
 from drayman.server.dispatch.session import Session
 from drayman.server.dispatch.settler import Settled, Settler
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.store import Row, Said, Store
+from drayman.server.dispatch.wishes import Ended, Given, Waited, Wish
 from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal, invalid
 

@@ -18,10 +18,12 @@ from drayman.server.dispatch import messages
 from drayman.server.dispatch.holdings import RENEW_AFTER, Holdings, LeaseKey
 from drayman.server.dispatch.lifecycle import AFTER, HandleState, Outcome
 from drayman.server.dispatch.offering import Offering
+from drayman.server.dispatch.project_queue import ProjectQueue
 from drayman.server.dispatch.reports import MOST_REPORTS, outcome_of, refusal
-from drayman.server.dispatch.reserver import Ended, Given, ProjectQueue, Reserver, Waited, Wish
+from drayman.server.dispatch.reserver import Reserver
 from drayman.server.dispatch.settler import Settled, Settler
 from drayman.server.dispatch.store import Row, Said, Store
+from drayman.server.dispatch.wishes import Ended, Given, Waited, Wish
 from drayman.server.platform.errors import Refusal, invalid
 
 _MOST_CREDITS = 1000
