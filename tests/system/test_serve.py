@@ -289,6 +289,7 @@ SERVICES = {
     "drayman.auth.v1.AuthService",
     "drayman.auth.v1.UserService",
     "drayman.dispatch.v1.HandleService",
+    "drayman.dispatch.v1.HistoryService",
     "drayman.dispatch.v1.ProjectService",
     "drayman.dispatch.v1.StorageService",
 }
