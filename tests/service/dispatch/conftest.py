@@ -1,13 +1,20 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
 from drayman.client import DispatchClient, File, Project
+from drayman.client.channel import open_channel
+from drayman.client.credentials import bearer
+from drayman.dispatch.v1 import handle_service_pb2_grpc
 from drayman.testing import LocalStack
 from drayman.testing.service_process import ServiceProcess
+from service.dispatch import raw_session
+from service.dispatch.raw_session import Office
 
 MakeProject = Callable[..., Awaitable[Project]]
 
@@ -52,3 +59,23 @@ def replica(stack: LocalStack, tmp_path: Path) -> Iterator[tuple[ServiceProcess,
     yield process, process.await_ready(40)
     if process.running:
         process.terminate()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def office(stack: LocalStack, user: str) -> AsyncIterator[Office]:
+    async with open_channel(stack.url) as channel, asyncpg.create_pool(stack.dsn, min_size=1, max_size=2) as database:
+        yield Office(channel, bearer(stack.token(user)), database)
+
+
+@pytest.fixture(scope="session")
+def twin_url(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A second replica."""
+    with raw_session.replica(stack, tmp_path_factory.mktemp("twin")) as (_, url):
+        yield url
+
+
+@pytest_asyncio.fixture(scope="session")
+async def twin(twin_url: str) -> AsyncIterator[Any]:
+    """Stub of the second replica."""
+    async with open_channel(twin_url) as channel:
+        yield handle_service_pb2_grpc.HandleServiceStub(channel)
