@@ -15,6 +15,7 @@ import pytest
 
 from drayman.client import DispatchClient, File, Replica, Rse
 from drayman.testing import LocalStack
+from system.cli_runner import Cli
 
 PATIENCE = 60.0
 
@@ -163,6 +164,12 @@ def test_mistakes_are_one_line(start: Start, words: tuple[str, ...], text: str) 
     assert worker.returncode != 0
     assert text in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_without_a_token_it_says_how_to_get_one(stack: LocalStack) -> None:
+    done = Cli(stack.url, None).run("worker", "run", "--project", "1", "--", "true")
+    assert done.code == 1
+    assert "`drayman login USERNAME` gets a token" in done.err
 
 
 def test_the_demo_on_odd_names(start: Start, tmp_path: Path) -> None:

@@ -49,14 +49,15 @@ def calling(
         except (click.ClickException, BrokenPipeError):
             raise
         except DraymanError as error:
-            raise Failure(_explain(error)) from error
+            raise Failure(explain(error)) from error
         except (ValueError, OSError) as error:  # UrlError is a ValueError
             raise Failure(printable(str(error))) from error
 
     return run
 
 
-def _explain(error: DraymanError) -> str:
+def explain(error: DraymanError) -> str:
+    """Say what a client raised, and what would help, in one line."""
     text = printable(error.message)
     if error.field and error.field not in text:
         text = f"{error.field}: {text}"

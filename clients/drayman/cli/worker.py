@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.status import Status
 
 from drayman.cli.output import Failure, printable
+from drayman.cli.session import explain
 from drayman.cli.worker_files import COMMANDS
 from drayman.client import DispatchClient, DraymanError, ProjectEnded, TimedOut, UrlError
 from drayman.worker.actions import checksum, command
@@ -112,7 +113,9 @@ def run(
 
         try:
             ended = asyncio.run(work())
-        except (DraymanError, UrlError) as error:
+        except DraymanError as error:
+            raise Failure(explain(error)) from error
+        except UrlError as error:
             raise Failure(str(error)) from error
         except OSError as error:
             raise Failure(f"cannot write results: {error}") from error
