@@ -29,8 +29,8 @@ SELECT project_id, n, 0, $3::text::dispatch.handle_state, 1, 'w', now(), CASE WH
 #: Name of a statement -> types and values of its parameters.
 _STATEMENTS = {
     "draw": (
-        "bigint, int[], int[], int[], int[], text[], uuid[], text[], int[]",
-        "1, '{0}', '{0}', '{1}', '{0}', '{w}', '{NULL}', '{s}', '{}'",
+        "bigint, int[], int[], int[], int[], text[], uuid[], text[], int[], int[]",
+        "1, '{0}', '{0}', '{1}', '{0}', '{w}', '{NULL}', '{s}', '{}', '{}'",
     ),
     "settle": (
         "bigint, bigint[], int[], int[], text[], text[], uuid[], text[], text[]",

@@ -206,9 +206,10 @@ class ProjectQueue:
             for group, number in share:
                 takers.setdefault(group, []).extend([wish] * number)
         draws = {group: self._draws(group, wishes, full) for group, wishes in takers.items()}
+        limited = self._reserver.storage.limited
         self._gathering.begins(len(chosen))
         try:
-            rows = await self._store.draw(self.project_id, draws)
+            rows = await self._store.draw(self.project_id, draws, limited)
         except BaseException:
             for wish, _ in reversed(chosen):
                 self._put_first(wish)  # `_fail` answers them with the error
@@ -219,9 +220,10 @@ class ProjectQueue:
             if row["handle_id"] is not None:
                 given.setdefault(places[row["place"] - 1].number, []).append(row)
         self._note_stock(standing, rows, takers)
-        if not rows:
-            self._stale = True  # the project closed meanwhile
         self._deliver(chosen, given)
+        if not rows:  # the project closed meanwhile, or an RSE has a limit that is not known here
+            self._stale = True
+            await self._reserver.renew_storage()
         await self._mind_the_empty_handed(standing, takers, given)
 
     def _draws(self, group: Group, wishes: list[Wish], full: frozenset[int]) -> list[Draw]:

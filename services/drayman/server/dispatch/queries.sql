@@ -13,7 +13,7 @@
 -- name: draw
 -- Reserve for many wishes at once: $2-$5 groups to draw from, how many of each, and where in $6-$9 (worker, request, site and RSE of each
 -- wish) the group's wishes begin. One row per group at least, with what is left in it. $9 is empty where no
--- RSE has a limit.
+-- RSE has a limit. $10 are the RSEs that the caller knows to have one: if there is another, nothing is reserved, and no row comes back.
 -- handle_ready from each group's lower bound; tally, handle, file, ready_group and rse_load by primary key.
 -- The bound stays where it is if something came back to the group after this statement's snapshot was taken.
 WITH capped AS MATERIALIZED ( -- where there is no limit this finds nothing, locks nothing and counts nothing
@@ -27,6 +27,7 @@ WITH capped AS MATERIALIZED ( -- where there is no limit this finds nothing, loc
     SELECT p.project_id, p.worker_timeout, s.room
       FROM space s
       JOIN dispatch.project p ON p.project_id = $1 AND p.state = 'active'
+     WHERE NOT EXISTS (SELECT FROM dispatch.rse_load WHERE rse_id <> ALL ($10::int[])) -- a table as long as there are limits
        FOR SHARE OF p
 ), seen AS MATERIALIZED (
     SELECT attempts, location_id, freed FROM dispatch.ready_group WHERE project_id = $1
@@ -583,11 +584,24 @@ RETURNING p.state::text AS state;
 
 -- name: leave_rses
 -- Reservations of a project (of the handles $2; null = all) are about to end by something else than a report. Call with the tally locked.
+WITH held AS MATERIALIZED (
+    SELECT rse_id, count(*) AS n FROM dispatch.handle
+     WHERE project_id = $1 AND state = 'reserved' AND rse_id IS NOT NULL AND ($2::bigint[] IS NULL OR handle_id = ANY ($2))
+     GROUP BY rse_id
+), loads AS MATERIALIZED ( -- in the order of ids, as everybody
+    SELECT l.rse_id FROM dispatch.rse_load l WHERE l.rse_id IN (SELECT rse_id FROM held) ORDER BY l.rse_id FOR UPDATE
+)
 UPDATE dispatch.rse_load l SET running = greatest(l.running - h.n, 0)
-  FROM (SELECT rse_id, count(*) AS n FROM dispatch.handle
-         WHERE project_id = $1 AND state = 'reserved' AND rse_id IS NOT NULL AND ($2::bigint[] IS NULL OR handle_id = ANY ($2))
-         GROUP BY rse_id) h
- WHERE l.rse_id = h.rse_id;
+  FROM loads JOIN held h USING (rse_id) WHERE l.rse_id = loads.rse_id;
+
+-- name: touch_rses
+-- The first lock of a transaction that will call `leave_rses`. A draw and a report have it from their beginning: whoever took it later,
+-- with rows locked that those wait for, would be waited for by them and by `begin_count` in a circle.
+LOCK TABLE dispatch.rse_load IN ROW EXCLUSIVE MODE;
+
+-- name: lock_project
+-- After the tally. Draws of the project are over, and none begins.
+SELECT project_id FROM dispatch.project WHERE project_id = $1 FOR UPDATE;
 
 -- name: delete_project
 DELETE FROM dispatch.project WHERE project_id = $1 RETURNING project_id;
@@ -813,16 +827,23 @@ SELECT rse_id, name, is_enabled, is_enabled AND is_available AS usable, max_runn
 -- RSEs at which as many files are reserved as may be.
 SELECT l.rse_id FROM dispatch.rse_load l JOIN dispatch.rse e USING (rse_id) WHERE l.running >= e.max_running;
 
+-- name: begin_count
+-- Every draw and every report holds a lock on this table, whether it finds something there or not, before it looks at anything. Having
+-- this one means that all that began earlier are over; those that come now wait, and will see what this transaction did.
+LOCK TABLE dispatch.rse_load IN SHARE ROW EXCLUSIVE MODE;
+
 -- name: count_load
--- Begin, or cease, to count what is reserved at an RSE whose limit was changed. handle_reserved, whole: as many rows as are in flight.
-WITH ceased AS (
-    DELETE FROM dispatch.rse_load l USING dispatch.rse e
-     WHERE e.name = $1 AND l.rse_id = e.rse_id AND e.max_running IS NULL
-)
+-- Count what is reserved at an RSE with a limit. Call after `begin_count`. What a deleted project left behind does not count.
+-- handle_reserved, whole: as many rows as are in flight.
 INSERT INTO dispatch.rse_load (rse_id, running)
-SELECT e.rse_id, (SELECT count(*) FROM dispatch.handle h WHERE h.state = 'reserved' AND h.rse_id = e.rse_id)
-  FROM dispatch.rse e WHERE e.name = $1 AND e.max_running IS NOT NULL
-ON CONFLICT (rse_id) DO NOTHING;
+SELECT $1, count(*)
+  FROM dispatch.handle h
+ WHERE h.state = 'reserved' AND h.rse_id = $1 AND EXISTS (SELECT FROM dispatch.project p WHERE p.project_id = h.project_id)
+ON CONFLICT (rse_id) DO UPDATE SET running = excluded.running;
+
+-- name: end_count
+-- An RSE has no limit any more.
+DELETE FROM dispatch.rse_load WHERE rse_id = $1;
 
 -- name: locations
 SELECT location_id, rse_ids FROM dispatch.location;

@@ -39,6 +39,8 @@ class Reserver(Repeating):
         self._queues: dict[int, ProjectQueue] = {}
         self._number = 0
         self._draining = False
+        self._reading = asyncio.Lock()
+        self._asked = self._read = 0
 
     def queue(self, project_id: int) -> ProjectQueue:
         """Return the queue of a project."""
@@ -79,9 +81,8 @@ class Reserver(Repeating):
 
     def room_at_rses(self) -> None:
         """A limited RSE may have room again: whoever waits, for whatever project, may be served."""
-        if self.storage.limited:
-            self._announce("room")
-            self._kick_all()
+        self._announce("room")
+        self._kick_all()
 
     def _kick_all(self) -> None:
         for queue in list(self._queues.values()):
@@ -113,7 +114,8 @@ class Reserver(Repeating):
         """Handles were taken from their workers by this process's doing: their sessions here and elsewhere must hear of it."""
         self._announce(f"r{project_id}")
         self._question_leases(project_id)
-        self.room_at_rses()
+        if self.storage.limited:
+            self.room_at_rses()
 
     def _question_leases(self, project_id: int) -> None:
         queue = self._queues.get(project_id)
@@ -158,8 +160,17 @@ class Reserver(Repeating):
             self._queues.pop(queue.project_id, None)
 
     async def renew_storage(self) -> None:
-        """Read the storage map anew."""
-        self.storage = await self.store.storage_map()
+        """Read the storage map anew, as it is now or later.
+
+        One at a time, or a look that began earlier and took longer would stay; who comes meanwhile shares the next one.
+        """
+        self._asked += 1
+        mine = self._asked
+        async with self._reading:
+            if self._read < mine:
+                covered = self._asked
+                self.storage = await self.store.storage_map()
+                self._read = covered
 
     async def start(self) -> None:
         """Read the storage map and begin to look around."""
@@ -178,13 +189,19 @@ class Reserver(Repeating):
             queue.changed()
 
     async def _look_around(self) -> float:
+        try:
+            await self.renew_storage()
+        finally:
+            self._look_at_projects()
+        return self._fallback_seconds
+
+    def _look_at_projects(self) -> None:
         now = time.monotonic()
         for queue in list(self._queues.values()):
             if queue.waiting or queue.listeners:
                 queue.changed()
             elif now - queue.touched > _MEMORY:
                 self.forget(queue)
-        return self._fallback_seconds
 
     def _later(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +26,10 @@ HERE = Path(__file__).parent
 SQL = load_queries(HERE / "queries.sql")
 
 _SEARCHES_AT_ONCE = 3
+#: Draws and reports that are under way when a limit is set may take so many milliseconds; while they do, new ones wait.
+_LONGEST_HALT = 500
+#: Seconds until it is tried again.
+_PAUSE = 1.0
 
 Row = asyncpg.Record
 #: For whom a handle is drawn: worker id, request id, CPU site, and the RSE it will be read from if that has a limit.
@@ -53,8 +57,11 @@ class Store:
 
     # --- the worker's path -------------------------------------------------------------------------------------------
 
-    async def draw(self, project_id: int, draws: Mapping[Group, Sequence[Draw]]) -> list[Row]:
-        """Reserve for the wishes, as allotted. A row's `place` counts from 1 through all groups in their order."""
+    async def draw(self, project_id: int, draws: Mapping[Group, Sequence[Draw]], limited: Collection[int]) -> list[Row]:
+        """Reserve for the wishes, as allotted. A row's `place` counts from 1 through all groups in their order.
+
+        `limited` are the RSEs known to have a limit. No rows at all: there are more of them, or the project is not active.
+        """
         takes = [len(wishes) for wishes in draws.values()]
         everybody = [draw for wishes in draws.values() for draw in wishes]
         return await self._hot.fetch(
@@ -68,6 +75,7 @@ class Store:
             [draw[1] for draw in everybody],
             [draw[2] for draw in everybody],
             rses if any(rses := [draw[3] for draw in everybody]) else [],
+            list(limited),
         )
 
     async def settle(self, project_id: int, said: Sequence[Said]) -> list[Row]:
@@ -235,10 +243,13 @@ class Store:
         self, project_id: int, states: Sequence[str], handle_ids: Sequence[int] | None, username: str
     ) -> int:
         """Put handles back; returns how many changed."""
+        takes_back = "reserved" in states or handle_ids is not None
         async with self.transaction() as connection:
+            if takes_back:
+                await connection.execute(SQL["touch_rses"])
             await connection.execute(SQL["lock_tally"], [project_id])
             await connection.execute(SQL["lock_groups"], [project_id])
-            if "reserved" in states or handle_ids is not None:
+            if takes_back:
                 await connection.execute(SQL["leave_rses"], project_id, handle_ids)
             restarted: int = await connection.fetchval(SQL["restart"], project_id, list(states), handle_ids)
             if restarted:
@@ -253,8 +264,10 @@ class Store:
     async def delete_project(self, project_id: int) -> bool:
         """Remove the project itself; its files go by `delete_remnant`."""
         async with self.transaction() as connection:
+            await connection.execute(SQL["touch_rses"])
             # as everybody who changes a project: first the tally
             await connection.execute(SQL["lock_tally"], [project_id])
+            await connection.execute(SQL["lock_project"], project_id)  # what is just being drawn has to leave as well
             await connection.execute(SQL["leave_rses"], project_id, None)
             return await connection.fetchval(SQL["delete_project"], project_id) is not None
 
@@ -303,8 +316,8 @@ class Store:
 
     async def storage_map(self) -> StorageMap:
         """Read what the reserver keeps in memory of the storage."""
-        rses = await self._pool.fetch(SQL["map_of_storage"])
         locations = await self._pool.fetch(SQL["locations"])
+        rses = await self._pool.fetch(SQL["map_of_storage"])  # after the locations: those have RSEs that are known
         proximities: dict[str, dict[str, int]] = {}
         for row in await self.proximities(None):
             proximities.setdefault(row["cpu_site"], {})[row["rse"]] = row["proximity"]
@@ -323,18 +336,22 @@ class Store:
 
     async def insert_rse(self, *fields: Any) -> Row | None:
         """Create an RSE; None if the name is taken."""
-        row = await self._pool.fetchrow(SQL["insert_rse"], *fields)
-        if row is not None and row["max_running"] is not None:
-            await self._pool.execute(SQL["count_load"], row["name"])
+        async with self.transaction() as connection:
+            row: Row | None = await connection.fetchrow(SQL["insert_rse"], *fields)
+            if row is not None and row["max_running"] is not None:
+                await connection.execute(SQL["count_load"], row["rse_id"])
         return row
 
     async def update_rse(self, *fields: Any) -> Row | None:
-        """Change an RSE; None if there is none."""
-        async with self.transaction() as connection:
-            row: Row | None = await connection.fetchrow(SQL["update_rse"], *fields)
-            if row is not None and fields[-1] is not None:  # its limit
-                await connection.execute(SQL["count_load"], row["name"])
-        return row
+        """Change an RSE; None if there is none. A limit is in force when this returns."""
+        while True:
+            with suppress(asyncpg.LockNotAvailableError):
+                async with self.transaction() as connection:
+                    row: Row | None = await connection.fetchrow(SQL["update_rse"], *fields)
+                    if row is not None and fields[-1] is not None:
+                        await _limit(connection, row)
+                return row
+            await asyncio.sleep(_PAUSE)
 
     async def delete_rse(self, name: str) -> int | None:
         """Remove an RSE; returns the number of its replicas, None if there is no such RSE."""
@@ -372,3 +389,16 @@ class Store:
         """Run several statements as one."""
         async with self._pool.acquire() as connection, connection.transaction():
             yield connection
+
+
+async def _limit(connection: Any, rse: Row) -> None:
+    """Begin, or cease, to count what is reserved at an RSE whose limit was changed, with nothing under way that does not know it.
+
+    Raises LockNotAvailableError if something takes its time: the restart of a large project, say. Everybody else must not wait for that.
+    """
+    if rse["max_running"] is None:
+        await connection.execute(SQL["end_count"], rse["rse_id"])
+        return
+    await connection.execute(f"SET LOCAL lock_timeout = {_LONGEST_HALT:d}")
+    await connection.execute(SQL["begin_count"])
+    await connection.execute(SQL["count_load"], rse["rse_id"])
