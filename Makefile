@@ -45,5 +45,5 @@ clean: ## remove what was built
 $(VENV)/.ready: pyproject.toml protos/build_stubs.py $(shell find protos -name '*.proto')
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --group test --group lint --group bench --editable '.[local]'
+	$(BIN)/python -m pip install --quiet --group test --group lint --group bench --editable '.[local,ldap]'
 	@touch $@

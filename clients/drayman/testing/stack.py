@@ -52,6 +52,7 @@ class LocalStack:
         self._service: ServiceProcess | None = None
         self._channel: grpc.Channel | None = None
         self._admin_token = ""
+        self._service_key = secrets.token_urlsafe(32)
 
     # --- users -------------------------------------------------------------------------------------------------------
 
@@ -125,6 +126,15 @@ class LocalStack:
         return self._postgres.dsn
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a further server process of this deployment, a replica or another service, has to be started with."""
+        return {
+            "DRAYMAN_DATABASE_URL": self.dsn,
+            "DRAYMAN_SECRETS_KEY_FILE": str(self.directory / "secrets-keys"),
+            "DRAYMAN_SERVICE_KEY": self._service_key,
+        }
+
+    @property
     def log(self) -> Path:
         """What the services write to standard error."""
         return self.directory / "services.log"
@@ -150,11 +160,7 @@ class LocalStack:
 
     def _start_services(self) -> None:
         name, password = self.admin
-        environment = {
-            "DRAYMAN_DATABASE_URL": self.dsn,
-            "DRAYMAN_ADMIN_USER": name,
-            "DRAYMAN_ADMIN_PASSWORD": password,
-        }
+        environment = self.environment | {"DRAYMAN_ADMIN_USER": name, "DRAYMAN_ADMIN_PASSWORD": password}
         arguments = ["--data-dir", str(self.directory / "data"), "--listen", self._listen]
         self._service = ServiceProcess(arguments, environment, self.log)
         try:

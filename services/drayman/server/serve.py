@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from drayman.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from drayman.client.channel import UrlError, open_channel
 from drayman.server.auth.room import open_auth
 from drayman.server.dispatch.room import open_dispatch
 from drayman.server.platform.calls import Dispatcher
@@ -27,7 +28,10 @@ from drayman.server.platform.lifecycle import Part, Room, Surroundings
 from drayman.server.platform.logging import configure_logging
 from drayman.server.platform.metrics import CallMetrics, serve_metrics
 from drayman.server.platform.settings import Settings, SettingsError
-from drayman.server.platform.tokens import PublishedKeys, TokenVerifier
+from drayman.server.platform.service_identity import ServiceIdentity
+from drayman.server.platform.tokens import TokenVerifier
+from drayman.server.platform.trust import Trust
+from drayman.server.platform.trust_watch import TrustWatch
 
 log = structlog.get_logger(__name__)
 
@@ -88,31 +92,35 @@ async def _run(
     if settings.metrics_listen:
         stack.callback(serve_metrics(settings.metrics_listen, registry))
 
-    keys = _AuthKeys()
+    # Services of one process call each other over loopback, with the stubs that everybody uses.
+    inner = grpc.aio.server()
+    inner_port = inner.add_insecure_port("127.0.0.1:0")
+    auth = _auth_channel(settings, services, inner_port)
+    stack.push_async_callback(auth.close)
+    trust = Trust(settings.auth_silence)
+    identity = ServiceIdentity(settings.service_key or secrets.token_urlsafe(32))
+    watch = TrustWatch(auth, trust, identity)
+    verifier = TokenVerifier(trust, watch.fetch_keys)
     dispatcher = Dispatcher(
-        TokenVerifier(keys.fetch),
+        trust,
+        verifier,
+        identity,
         CallMetrics(registry),
         max_calls=settings.max_calls,
         public_reads=settings.public_reads,
     )
-    # Services of one process call each other over loopback, with the stubs that everybody uses.
-    inner = grpc.aio.server()
     inner.add_generic_rpc_handlers((dispatcher,))
-    inner_port = inner.add_insecure_port("127.0.0.1:0")
     await inner.start()
     stack.push_async_callback(inner.stop, 0)
-    auth_url = settings.auth_url or f"127.0.0.1:{inner_port}"
-    keys.connect(auth_url)
-    stack.push_async_callback(keys.close)
 
     rooms = []
     for name in services:
-        room = await ROOMS[name](Surroundings(settings, database_url, auth_url, registry))
+        room = await ROOMS[name](Surroundings(settings, database_url, auth, verifier, inner_port, registry))
         rooms.append(room)
         for service in room.services:
             dispatcher.add(service)
     server = GrpcServer(settings, dispatcher, [s.descriptor.full_name for room in rooms for s in room.services])
-    parts = [part for room in rooms for part in room.parts]
+    parts = [part for room in rooms for part in room.parts] + [watch]
     for part in parts:
         stack.push_async_callback(part.stop)
         await part.start()
@@ -149,21 +157,15 @@ async def _embedded_database(settings: Settings, stack: AsyncExitStack) -> str:
     return postgres.dsn
 
 
-class _AuthKeys:
-    """Fetches auth's published keys over gRPC."""
-
-    def __init__(self) -> None:
-        self._channel: grpc.aio.Channel | None = None
-
-    def connect(self, auth_url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(auth_url)
-
-    async def fetch(self) -> PublishedKeys:
-        assert self._channel is not None, "calls come after `connect`"
-        stub = auth_service_pb2_grpc.AuthServiceStub(self._channel)
-        reply = await stub.GetKeySet(auth_service_pb2.GetKeySetRequest(), timeout=5, wait_for_ready=True)
-        return PublishedKeys(reply.jwks_json, reply.issuer)
-
-    async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
+def _auth_channel(settings: Settings, services: Sequence[str], inner_port: int) -> grpc.aio.Channel:
+    """Open the channel to auth: in this process, or where the settings say. Raises SettingsError."""
+    if not settings.auth_url:
+        if "auth" not in services:
+            raise SettingsError("auth does not run in this process: set auth_url to where it does, and service_key to its key")
+        return grpc.aio.insecure_channel(f"127.0.0.1:{inner_port}")
+    if not settings.service_key:
+        raise SettingsError("auth_url is set: set service_key to the one that auth has, so that auth knows this process")
+    try:
+        return open_channel(settings.auth_url)
+    except UrlError as error:
+        raise SettingsError(f"auth_url: {error}") from error

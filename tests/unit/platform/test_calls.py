@@ -1,12 +1,15 @@
 """What stands around every RPC, over a real channel: admission, decoding, errors, counts."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import grpc
+import jwt
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry
@@ -25,10 +28,11 @@ from drayman.client.errors import (
 )
 from drayman.dispatch.v1 import handle_service_pb2, project_service_pb2
 from drayman.errors.v1 import reason_pb2
-from drayman.server.platform.calls import Access, Call, Dispatcher, Service
+from drayman.server.platform.calls import Access, Call, Dispatcher, Rule, Service
 from drayman.server.platform.errors import CODE_OF, Refusal
 from drayman.server.platform.metrics import CallMetrics
-from drayman.server.platform.tokens import TokenVerifier
+from drayman.server.platform.service_identity import ServiceIdentity
+from drayman.server.platform.trust import Standing
 from drayman.system.v1 import system_service_pb2
 from unit.platform.test_tokens import KEY, Publisher, signed
 
@@ -37,6 +41,7 @@ HANDLES = handle_service_pb2.DESCRIPTOR.services_by_name["HandleService"]
 PROJECTS = project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"]
 SYSTEM = system_service_pb2.DESCRIPTOR.services_by_name["SystemService"]
 REASONS = reason_pb2.DESCRIPTOR.enum_types_by_name["Reason"].values_by_name
+SERVICES = ServiceIdentity("the key that all services share, and nobody else")
 INFO = "/drayman.system.v1.SystemService/GetServerInfo"
 
 Answer = Callable[[Any, Call], Any]
@@ -78,7 +83,9 @@ class Running:
 
 def dispatcher(registry: CollectorRegistry | None = None, **options: Any) -> Dispatcher:
     metrics = CallMetrics(registry or CollectorRegistry())
-    return Dispatcher(TokenVerifier(Publisher(KEY)), metrics, **({"max_calls": 100, "public_reads": True} | options))
+    told = options.pop("told", None) or Publisher(KEY)
+    limits = {"max_calls": 100, "public_reads": True} | options
+    return Dispatcher(told.trust, told.verifier, SERVICES, metrics, **limits)
 
 
 @asynccontextmanager
@@ -86,7 +93,7 @@ async def running(answer: Answer, access: Access = Access.PUBLIC, **options: Any
     registry = CollectorRegistry()
     table = dispatcher(registry, **options)
     for descriptor in (SYSTEM, AUTH, HANDLES, PROJECTS):
-        rights = {method.name: access for method in descriptor.methods}
+        rights = {method.name: Rule(access) for method in descriptor.methods}
         table.add(Service(descriptor, Scripted(answer), rights))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((table,))
@@ -106,20 +113,20 @@ async def info(_request: Any, _call: Call) -> system_service_pb2.GetServerInfoRe
 
 
 def test_an_rpc_that_is_missing_from_the_access_table_does_not_start() -> None:
-    with pytest.raises(ValueError, match="differ in GetKeySet, Login"):
+    with pytest.raises(ValueError, match="differ in GetKeySet, GetLoginOptions, Login, Logout, RefreshSession"):
         dispatcher().add(
-            Service(AUTH, Scripted(info), {"GetChallenge": Access.PUBLIC, "GetAuthInfo": Access.USER}),
+            Service(AUTH, Scripted(info), {"GetChallenge": Rule(Access.PUBLIC), "GetAuthInfo": Rule(Access.USER)}),
         )
 
 
 def test_a_table_that_names_an_rpc_too_many_does_not_start() -> None:
     with pytest.raises(ValueError, match="differ in Reboot"):
-        dispatcher().add(Service(SYSTEM, Scripted(info), {"GetServerInfo": Access.PUBLIC, "Reboot": Access.ADMIN}))
+        dispatcher().add(Service(SYSTEM, Scripted(info), {"GetServerInfo": Rule(Access.PUBLIC), "Reboot": Rule(Access.ADMIN)}))
 
 
 def test_a_servicer_without_the_method_does_not_start() -> None:
     with pytest.raises(ValueError, match=r"GetServerInfo has no method"):
-        dispatcher().add(Service(SYSTEM, object(), {"GetServerInfo": Access.PUBLIC}))
+        dispatcher().add(Service(SYSTEM, object(), {"GetServerInfo": Rule(Access.PUBLIC)}))
 
 
 @pytest.mark.parametrize("access", list(Access))
@@ -142,8 +149,72 @@ async def test_who_may_call(access: Access, public_reads: bool) -> None:
         Access.READ: ["nobody" if public_reads else "TOKEN_MISSING", "TOKEN_INVALID", "ann", "root"],
         Access.USER: ["TOKEN_MISSING", "TOKEN_INVALID", "ann", "root"],
         Access.ADMIN: ["TOKEN_MISSING", "TOKEN_INVALID", "ADMIN_ONLY", "root"],
+        Access.SERVICE: ["TOKEN_MISSING", "TOKEN_INVALID", "SERVICE_ONLY", "SERVICE_ONLY"],
     }
     assert outcomes == expected[access]
+
+
+async def test_a_service_is_known_by_the_deployments_key_and_is_nobody_elsewhere() -> None:
+    stranger = ServiceIdentity("another key, of another deployment, as long")
+    async with running(info, Access.SERVICE) as server:
+        assert await server.unary(INFO, token=SERVICES.token())
+        for token in (stranger.token(), _service_token(exp=-60), _service_token(exp=60, iss="elsewhere")):
+            with pytest.raises(UnauthenticatedError):
+                await server.unary(INFO, token=token)
+    for access in (Access.USER, Access.ADMIN):
+        async with running(info, access) as server:
+            with pytest.raises(UnauthenticatedError) as caught:
+                await server.unary(INFO, token=SERVICES.token())
+            assert caught.value.reason == "TOKEN_INVALID"
+
+
+def _service_token(exp: float, **claims: Any) -> str:
+    now = time.time()
+    claims = {"iss": "drayman services", "iat": now - 90, "exp": now + exp} | claims
+    return jwt.encode(claims, "the key that all services share, and nobody else", algorithm="HS256")
+
+
+@pytest.mark.parametrize(
+    ("told", "ends"),
+    [
+        ({"standings": {"ann": Standing(2, 2, False, frozenset({"r"}))}}, True),
+        ({"ended": [("s1", "ann", math.inf)]}, True),
+        ({"standings": {"ann": Standing(2, 0, False, frozenset())}}, True),  # not in the role any more
+        ({"standings": {"ann": Standing(2, 0, True, frozenset({"r", "q"}))}}, False),  # may do more than before
+        ({"standings": {"bob": Standing(2, 2, False, frozenset())}}, False),
+        ({"ended": [("s2", "ann", math.inf)]}, False),
+    ],
+)
+async def test_a_stream_ends_when_its_caller_may_not_go_on(told: dict[str, Any], ends: bool) -> None:
+    begun, publisher = asyncio.Event(), Publisher(KEY)
+    go_on = asyncio.Event()
+
+    async def wait(_request: Any, call: Call) -> None:
+        await call.send(handle_service_pb2.NextFileResponse())
+        begun.set()
+        await go_on.wait()
+
+    async with running(wait, Access.USER, told=publisher) as server:
+        token = signed(sid="s1", ver=1, roles=["r"])
+        call = server.channel.unary_stream("/drayman.dispatch.v1.HandleService/NextFile")(
+            b"", metadata=(("authorization", f"Bearer {token}"),), timeout=30
+        )
+        assert await call.read() is not grpc.aio.EOF
+        await begun.wait()
+        publisher.trust.learn(told.get("standings", {}), told.get("ended", []), complete=False)
+        go_on.set() if not ends else None
+        code = await call.code()
+        assert code is (grpc.StatusCode.UNAUTHENTICATED if ends else grpc.StatusCode.OK)
+        if ends:
+            await asyncio.sleep(0)
+            assert from_rpc_error(await _error(call)).reason == "TOKEN_REVOKED"
+        assert not server.dispatcher.running
+
+
+async def _error(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    return caught.value
 
 
 @pytest.mark.parametrize("header", ["", "Basic YWxhZGRpbg==", "Bearer", "token"])

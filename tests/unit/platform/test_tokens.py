@@ -11,23 +11,30 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from drayman.server.auth.keys import SigningKey, jwk_set
-from drayman.server.platform import tokens
+from drayman.server.platform import tokens, trust
 from drayman.server.platform.errors import Refusal
-from drayman.server.platform.tokens import PublishedKeys, TokenVerifier
+from drayman.server.platform.tokens import TokenVerifier
+from drayman.server.platform.trust import Standing, Trust
 
 
 class Publisher:
-    """What auth publishes, and how often it was asked."""
+    """What auth has told a service, and how often it was asked for keys."""
 
-    def __init__(self, *keys: SigningKey, issuer: str = "here") -> None:
+    def __init__(self, *keys: SigningKey, issuer: str = "here", silence: float = 300.0) -> None:
         self.keys = list(keys)
         self.issuer = issuer
         self.asked = 0
+        self.trust = Trust(silence)
+        self.verifier = TokenVerifier(self.trust, self.fetch)
+        self.trust.learn({}, [], complete=True)
 
-    async def __call__(self) -> PublishedKeys:
+    def tell_keys(self) -> None:
+        self.trust.learn_keys(jwk_set(key.public() for key in self.keys), self.issuer)
+
+    async def fetch(self) -> None:
         self.asked += 1
         await asyncio.sleep(0)
-        return PublishedKeys(jwk_set(key.public() for key in self.keys), self.issuer)
+        self.tell_keys()
 
 
 KEY = SigningKey.generate()
@@ -42,7 +49,7 @@ def signed(key: SigningKey = KEY, *, kid: str | None = None, **claims: Any) -> s
 
 async def refused(token: str, *keys: SigningKey) -> str:
     with pytest.raises(Refusal) as caught:
-        await TokenVerifier(Publisher(*(keys or (KEY,)))).verify(token)
+        await Publisher(*(keys or (KEY,))).verifier.verify(token)
     assert token not in caught.value.message
     return caught.value.reason
 
@@ -63,19 +70,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
             return time.time() + cls.ahead
 
     monkeypatch.setattr(tokens, "time", Clock)
+    monkeypatch.setattr(trust, "time", Clock)
     return Clock
 
 
 async def test_a_good_token_tells_who_calls() -> None:
     token = signed(adm=True, roles=["b", "a"])
-    caller = await TokenVerifier(Publisher(KEY)).verify(token)
+    caller = await Publisher(KEY).verifier.verify(token)
     assert (caller.username, caller.admin, caller.roles) == ("ann", True, {"a", "b"})
     assert caller.token == token
 
 
 @pytest.mark.parametrize("admin", [None, False, "yes", 1, "true"])
 async def test_nobody_is_an_administrator_by_anything_but_true(admin: Any) -> None:
-    assert (await TokenVerifier(Publisher(KEY)).verify(signed(adm=admin))).admin is False
+    assert (await Publisher(KEY).verifier.verify(signed(adm=admin))).admin is False
 
 
 async def test_an_expired_token() -> None:
@@ -130,7 +138,7 @@ async def test_a_token_signed_with_our_public_key_as_a_shared_secret() -> None:
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "x" * 5000, "Bearer", "eyJhbGciOiJFZERTQSJ9.."])
 async def test_what_is_no_token_at_all(token: str) -> None:
     with pytest.raises(Refusal) as caught:
-        await TokenVerifier(Publisher(KEY)).verify(token)
+        await Publisher(KEY).verifier.verify(token)
     assert caught.value.reason == "TOKEN_INVALID"
 
 
@@ -142,14 +150,14 @@ async def test_a_changed_signature() -> None:
 
 async def test_keys_are_fetched_once_for_all_tokens() -> None:
     publisher = Publisher(KEY)
-    verifier = TokenVerifier(publisher)
+    verifier = publisher.verifier
     callers = await asyncio.gather(*(verifier.verify(signed(sub=f"u{number}")) for number in range(100)))
     assert len({caller.username for caller in callers}) == 100
     assert publisher.asked == 1
 
 
 async def test_a_verified_token_is_remembered_until_it_expires(clock: Any) -> None:
-    verifier = TokenVerifier(Publisher(KEY))
+    verifier = Publisher(KEY).verifier
     token = signed()
     assert verifier.remembered(token) is None
     caller = await verifier.verify(token)
@@ -162,7 +170,7 @@ async def test_a_verified_token_is_remembered_until_it_expires(clock: Any) -> No
 
 async def test_a_new_key_is_fetched_when_a_token_names_it_and_the_old_one_stays_good(clock: Any) -> None:
     publisher = Publisher(KEY)
-    verifier = TokenVerifier(publisher)
+    verifier = publisher.verifier
     before = signed(sub="before")
     await verifier.verify(before)
     fresh = SigningKey.generate()
@@ -177,7 +185,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it_and_the_old_one_stays_
 
 async def test_unknown_keys_cannot_make_it_ask_all_the_time(clock: Any) -> None:
     publisher = Publisher(KEY)
-    verifier = TokenVerifier(publisher)
+    verifier = publisher.verifier
     await verifier.verify(signed())
     clock.ahead = 2
     for _ in range(20):
@@ -186,29 +194,35 @@ async def test_unknown_keys_cannot_make_it_ask_all_the_time(clock: Any) -> None:
     assert publisher.asked == 2
 
 
-async def test_a_withdrawn_key_stops_being_accepted(clock: Any) -> None:
+async def test_a_withdrawn_key_stops_being_accepted() -> None:
     publisher = Publisher(KEY)
-    verifier = TokenVerifier(publisher)
     token = signed(exp=time.time() + 3600)
-    await verifier.verify(token)
+    await publisher.verifier.verify(token)
     publisher.keys = [SigningKey.generate()]
-    clock.ahead = 301
-    assert verifier.remembered(token) is None
+    publisher.tell_keys()
+    assert publisher.verifier.remembered(token) is None
     with pytest.raises(Refusal) as caught:
-        await verifier.verify(token)
+        await publisher.verifier.verify(token)
     assert caught.value.reason == "TOKEN_INVALID"
 
 
-async def test_auth_that_is_away_is_not_a_verdict(clock: Any) -> None:
+async def test_a_key_that_was_told_needs_no_question() -> None:
+    publisher = Publisher(KEY)
+    publisher.tell_keys()
+    assert (await publisher.verifier.verify(signed())).username == "ann"
+    assert publisher.asked == 0
+
+
+async def test_auth_that_is_away_is_not_a_verdict() -> None:
     publisher = Publisher(KEY)
     away = True
 
-    async def source() -> PublishedKeys:
+    async def fetch() -> None:
         if away:
             raise ConnectionError("away")
-        return await publisher()
+        await publisher.fetch()
 
-    verifier = TokenVerifier(source)
+    verifier = TokenVerifier(publisher.trust, fetch)
     token = signed()
     for _ in range(2):
         with pytest.raises(ConnectionError):
@@ -221,11 +235,11 @@ async def test_a_caller_who_leaves_does_not_cancel_the_fetch_of_the_others() -> 
     release = asyncio.Event()
     publisher = Publisher(KEY)
 
-    async def source() -> PublishedKeys:
+    async def fetch() -> None:
         await release.wait()
-        return await publisher()
+        await publisher.fetch()
 
-    verifier = TokenVerifier(source)
+    verifier = TokenVerifier(publisher.trust, fetch)
     leaves = asyncio.create_task(verifier.verify(signed()))
     stays = asyncio.create_task(verifier.verify(signed(sub="bob")))
     await asyncio.sleep(0)
@@ -234,6 +248,78 @@ async def test_a_caller_who_leaves_does_not_cancel_the_fetch_of_the_others() -> 
     release.set()
     async with asyncio.timeout(5):
         assert (await stays).username == "bob"
+
+
+# --- what is told after a token was made ---------------------------------------------------------------------------------
+
+
+async def test_a_session_that_was_ended() -> None:
+    publisher = Publisher(KEY)
+    token, other = signed(sid="s1"), signed(sid="s2")
+    await publisher.verifier.verify(token)
+    publisher.trust.learn({}, [("s1", "ann", time.time() + 60)], complete=False)
+    assert publisher.verifier.remembered(token) is None
+    with pytest.raises(Refusal) as caught:
+        await publisher.verifier.verify(token)
+    assert caught.value.reason == "TOKEN_REVOKED"
+    assert (await publisher.verifier.verify(other)).session == "s2"
+
+
+async def test_tokens_made_before_all_were_revoked() -> None:
+    publisher = Publisher(KEY)
+    before, after, others = signed(ver=4), signed(ver=5), signed(sub="bob", ver=1)
+    await publisher.verifier.verify(before)
+    publisher.trust.learn({"ann": Standing(5, 5, False, frozenset())}, [], complete=False)
+    with pytest.raises(Refusal) as caught:
+        await publisher.verifier.verify(before)
+    assert caught.value.reason == "TOKEN_REVOKED"
+    assert (await publisher.verifier.verify(after)).username == "ann"
+    assert (await publisher.verifier.verify(others)).username == "bob"
+
+
+async def test_what_is_told_goes_before_what_an_older_token_says() -> None:
+    publisher = Publisher(KEY)
+    older, newer = signed(adm=True, roles=["a"], ver=1), signed(adm=True, roles=["c"], ver=7)
+    await publisher.verifier.verify(older)
+    publisher.trust.learn({"ann": Standing(6, 0, False, frozenset({"b"}))}, [], complete=False)
+    caller = await publisher.verifier.verify(older)
+    assert (caller.admin, caller.roles) == (False, {"b"})
+    caller = await publisher.verifier.verify(newer)
+    assert (caller.admin, caller.roles) == (True, {"c"})
+
+
+async def test_an_older_word_does_not_undo_a_newer_one() -> None:
+    publisher = Publisher(KEY)
+    publisher.trust.learn({"ann": Standing(9, 9, False, frozenset())}, [], complete=True)
+    publisher.trust.learn({"ann": Standing(3, 0, True, frozenset())}, [], complete=False)
+    with pytest.raises(Refusal):
+        await publisher.verifier.verify(signed(ver=5))
+
+
+async def test_what_is_told_concerns_only_whom_it_names() -> None:
+    publisher = Publisher(KEY)
+    token = signed(sub="bob")
+    await publisher.verifier.verify(token)
+    publisher.trust.learn({"ann": Standing(5, 5, False, frozenset())}, [("s", "ann", time.time())], complete=False)
+    assert publisher.verifier.remembered(token) is not None
+
+
+async def test_a_service_that_hears_nothing_of_auth_trusts_nobody_any_more(clock: Any) -> None:
+    publisher = Publisher(KEY, silence=100.0)
+    token = signed(exp=time.time() + 3600)
+    await publisher.verifier.verify(token)
+    clock.ahead = 101
+    assert publisher.verifier.remembered(token) is None
+    with pytest.raises(Refusal) as caught:
+        await publisher.verifier.verify(token)
+    assert caught.value.reason == "UNAVAILABLE"
+    publisher.trust.learn({}, [], complete=False)
+    assert (await publisher.verifier.verify(token)).username == "ann"
+
+
+@pytest.mark.parametrize("claims", [{"ver": "9"}, {"ver": 1.5}, {"ver": None, "sub": 5}])
+async def test_a_version_that_is_no_number(claims: dict[str, Any]) -> None:
+    assert await refused(signed(**claims)) == "TOKEN_INVALID"
 
 
 def test_the_key_is_ed25519() -> None:

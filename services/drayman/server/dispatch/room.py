@@ -29,12 +29,10 @@ _CREATIONS_AT_ONCE = 4
 class _Connections(Part):
     """Closes what the room opened, after everything that uses it."""
 
-    def __init__(self, pools: list[asyncpg.Pool], auth: grpc.aio.Channel) -> None:
+    def __init__(self, pools: list[asyncpg.Pool]) -> None:
         self._pools = pools
-        self._auth = auth
 
     async def stop(self) -> None:
-        await self._auth.close()
         for pool in self._pools:
             await pool.close()
 
@@ -46,7 +44,6 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
     pool = await open_pool(dsn, settings.pool_size)
     hot = await open_pool(dsn, settings.hot_pool_size, hot=True)
     creations = await open_pool(dsn, _CREATIONS_AT_ONCE)
-    auth = grpc.aio.insecure_channel(surroundings.auth_url)
     bus = WakeupBus(dsn, "drayman_dispatch")
     store = Store(pool, hot)
     reserver = Reserver(store, bus.announce, settings.fallback_seconds)
@@ -57,7 +54,7 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
     services = [
         Service(
             project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
-            ProjectServicer(store, Creator(creations), Grower(creations, pool), reserver, watching, housekeeper, auth),
+            ProjectServicer(store, Creator(creations), Grower(creations, pool), reserver, watching, housekeeper, surroundings.auth),
             access.PROJECT_SERVICE,
         ),
         Service(
@@ -77,7 +74,7 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
         ),
     ]
     parts = [
-        _Connections([pool, hot, creations], auth),
+        _Connections([pool, hot, creations]),
         bus,
         housekeeper,
         reserver,

@@ -25,7 +25,9 @@ from google.protobuf.message_factory import GetMessageClass
 from drayman.server.platform.database import is_away
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.metrics import CallMetrics
-from drayman.server.platform.tokens import Caller, TokenVerifier
+from drayman.server.platform.service_identity import ServiceIdentity
+from drayman.server.platform.tokens import TokenVerifier
+from drayman.server.platform.trust import Caller, Trust
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +42,15 @@ class Access(Enum):
     READ = "anybody, unless reads need a login here"
     USER = "logged-in users"
     ADMIN = "administrators"
+    SERVICE = "services of the deployment"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line of an access table: who gets past the door, and what the servicer, who knows the object, then asks for."""
+
+    access: Access
+    further: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Service:
 
     descriptor: ServiceDescriptor
     servicer: object
-    access: Mapping[str, Access]
+    access: Mapping[str, Rule]
 
 
 class Call:
@@ -83,17 +94,50 @@ class Call:
 Handler = Callable[..., Awaitable[Any]]
 
 
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """A stream in progress; `cut` says why it is being ended from here."""
+
+    caller: Caller
+    task: asyncio.Task[Any]
+    cut: Refusal | None = None
+
+
+def _problem(trust: Trust, caller: Caller) -> Refusal | None:
+    """Say why the stream of a caller must not go on."""
+    try:
+        now = trust.judge(caller)
+    except Refusal as refusal:
+        return refusal
+    if (caller.admin and not now.admin) or caller.roles - now.roles:
+        return Refusal("TOKEN_REVOKED", "the user may do less than when the stream began: begin it again")
+    return None
+
+
 class Dispatcher(grpc.GenericRpcHandler):
     """All services of a process: one table from full method name to handler."""
 
-    def __init__(self, verifier: TokenVerifier, metrics: CallMetrics, *, max_calls: int, public_reads: bool) -> None:
+    def __init__(
+        self,
+        trust: Trust,
+        verifier: TokenVerifier,
+        services: ServiceIdentity,
+        metrics: CallMetrics,
+        *,
+        max_calls: int,
+        public_reads: bool,
+    ) -> None:
+        self._trust = trust
         self._verifier = verifier
+        self._services = services
         self._metrics = metrics
+        self._streams: dict[str, set[_Stream]] = {}
+        trust.subscribe(self._judge_streams)
         self._max_calls = max_calls
         self._public_reads = public_reads
         self._running = 0
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self.access: dict[str, Access] = {}
+        self.access: dict[str, Rule] = {}
 
     @property
     def running(self) -> int:
@@ -112,7 +156,7 @@ class Dispatcher(grpc.GenericRpcHandler):
                 raise ValueError(f"{service.descriptor.full_name}.{method.name} has no method")
             path = f"/{service.descriptor.full_name}/{method.name}"
             self.access[path] = service.access[method.name]
-            self._handlers[path] = self._compose(path, method, handler, service.access[method.name])
+            self._handlers[path] = self._compose(path, method, handler, service.access[method.name].access)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Find the handler of a call; None = UNIMPLEMENTED."""
@@ -122,6 +166,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         self, path: str, method: MethodDescriptor, handler: Handler, access: Access
     ) -> grpc.RpcMethodHandler[Any, Any]:
         parse = _parser(GetMessageClass(method.input_type))
+        streaming = method.server_streaming or method.client_streaming
         observe = self._metrics.observer(path)
         running = 0
         self._metrics.running(path, lambda: running)
@@ -131,11 +176,14 @@ class Dispatcher(grpc.GenericRpcHandler):
             nonlocal running
             started = time.perf_counter()
             code = grpc.StatusCode.UNKNOWN
+            stream = None
             self._running += 1
             running += 1
             try:
                 self._limit()
                 caller = await self._admit(context, access)
+                if caller is not None and streaming:
+                    stream = self._begin_stream(caller)
                 message = parse(request) if not method.client_streaming else _parsed(request, parse)
                 reply = await handler(message, Call(context, caller))
                 code = grpc.StatusCode.OK
@@ -144,6 +192,10 @@ class Dispatcher(grpc.GenericRpcHandler):
                 code = refusal.code
                 await _refuse(context, path, refusal)
             except asyncio.CancelledError:
+                if stream is not None and stream.cut is not None:
+                    code = stream.cut.code
+                    stream.task.uncancel()
+                    await _refuse(context, path, stream.cut)
                 code = grpc.StatusCode.CANCELLED
                 raise
             except grpc.aio.AbortError:
@@ -155,6 +207,8 @@ class Dispatcher(grpc.GenericRpcHandler):
             finally:
                 self._running -= 1
                 running -= 1
+                if stream is not None:
+                    self._end_stream(stream)
                 observe(code, time.perf_counter() - started)
 
         return _method_handler(method, run)
@@ -174,10 +228,37 @@ class Dispatcher(grpc.GenericRpcHandler):
         if access is Access.PUBLIC:
             return None  # a stale token must not keep anybody from logging in
         token = header[len(_BEARER) :]
+        if access is Access.SERVICE and self._services.made(token):
+            return None
         caller = self._verifier.remembered(token) or await self._verifier.verify(token)
         if access is Access.ADMIN and not caller.admin:
             raise Refusal("ADMIN_ONLY", "Not authorized: for administrators", metadata={"user": caller.username})
+        if access is Access.SERVICE:
+            message = "Not authorized: for services that have the deployment's key"
+            raise Refusal("SERVICE_ONLY", message, metadata={"user": caller.username})
         return caller
+
+    # A stream may last for days: what its caller may do was checked when it began, and is again whenever auth tells of a change.
+
+    def _begin_stream(self, caller: Caller) -> _Stream:
+        task = asyncio.current_task()
+        assert task is not None
+        stream = _Stream(caller, task)
+        self._streams.setdefault(caller.username, set()).add(stream)
+        return stream
+
+    def _end_stream(self, stream: _Stream) -> None:
+        streams = self._streams[stream.caller.username]
+        streams.discard(stream)
+        if not streams:
+            del self._streams[stream.caller.username]
+
+    def _judge_streams(self, usernames: frozenset[str] | None) -> None:
+        for name in list(self._streams) if usernames is None else usernames:
+            for stream in self._streams.get(name, ()):
+                if stream.cut is None and (refusal := _problem(self._trust, stream.caller)) is not None:
+                    stream.cut = refusal
+                    stream.task.cancel()
 
 
 def _metadata(context: grpc.aio.ServicerContext[Any, Any], key: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,8 +12,9 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from drayman.server.platform.calls import Access, Call, Dispatcher, Service
+from drayman.server.platform.calls import Access, Call, Dispatcher, Rule, Service
 from drayman.server.platform.settings import Settings
+from drayman.server.platform.tls import ServerCertificate
 from drayman.system.v1 import system_service_pb2 as system
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,9 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
     ]
 
 
+SYSTEM_SERVICE = {"GetServerInfo": Rule(Access.PUBLIC)}
+
+
 class SystemServicer:
     """SystemService: what the process says of itself."""
 
@@ -73,7 +76,7 @@ class GrpcServer:
         self._server = grpc.aio.server(options=server_options(settings), maximum_concurrent_rpcs=None)
         descriptor = system.DESCRIPTOR.services_by_name["SystemService"]
         system_servicer = SystemServicer(settings, services)
-        dispatcher.add(Service(descriptor, system_servicer, {"GetServerInfo": Access.PUBLIC}))
+        dispatcher.add(Service(descriptor, system_servicer, SYSTEM_SERVICE))
         self._server.add_generic_rpc_handlers((dispatcher,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
@@ -99,8 +102,8 @@ class GrpcServer:
         settings = self._settings
         try:
             if settings.tls_cert:
-                pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
-                self.port = self._server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+                certificate = ServerCertificate(settings.tls_cert, settings.tls_key)
+                self.port = self._server.add_secure_port(settings.listen, certificate.credentials())
             else:
                 self.port = self._server.add_insecure_port(settings.listen)
         except RuntimeError as error:
@@ -108,10 +111,6 @@ class GrpcServer:
         if self.port == 0:
             raise OSError(f"cannot listen on {settings.listen}: is the port taken?")
         return self.port
-
-    def add_loopback(self) -> int:
-        """Take a plaintext port on loopback for the calls that services of this process make to each other."""
-        return self._server.add_insecure_port("127.0.0.1:0")
 
     async def start(self) -> None:
         """Begin to answer, not yet SERVING."""

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
 
 from drayman.server.platform.calls import Service
 from drayman.server.platform.database import is_away
 from drayman.server.platform.settings import Settings
+from drayman.server.platform.tokens import TokenVerifier
 
 log = structlog.get_logger(__name__)
 
@@ -78,11 +80,16 @@ class Repeating(Part):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a room is given when it opens."""
+    """What a room is given when it opens.
+
+    `auth` is a channel to auth, `verifier` judges session tokens, `inner_port` is the port of loopback where this process answers.
+    """
 
     settings: Settings
     database_url: str
-    auth_url: str
+    auth: grpc.aio.Channel
+    verifier: TokenVerifier
+    inner_port: int
     metrics: CollectorRegistry
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+#: Fewer characters could be guessed.
+_SHORTEST_SERVICE_KEY = 32
+
 
 class SettingsError(Exception):
     """Settings that cannot be used; the text names all of them."""
@@ -28,7 +31,13 @@ class Settings:
     data_dir: Path = _setting(Path(".drayman"), "where the embedded PostgreSQL and the first credentials live")
     database_url: str = _setting("", "PostgreSQL to use; empty = an embedded one in the data directory", secret=True)
     postgres_bin: str = _setting("", "folder of the programs of the embedded PostgreSQL; empty = find one")
-    auth_url: str = _setting("", "where auth is, if not in this process")
+    auth_url: str = _setting("", "where auth is, if not in this process: grpc://HOST:PORT or grpcs://HOST:PORT")
+    service_key: str = _setting(
+        "", "what the services of a deployment know each other by, if in several processes", secret=True
+    )
+    auth_silence: float = _setting(
+        300.0, "how long a service goes on without a word of auth before it trusts no token any more"
+    )
     metrics_listen: str = _setting("", "address to serve Prometheus /metrics on; empty = nowhere")
     tls_cert: str = _setting("", "PEM file with the certificate chain; with it the port speaks TLS")
     tls_key: str = _setting("", "PEM file with the private key")
@@ -45,8 +54,32 @@ class Settings:
     admin_user: str = _setting("admin", "name of the administrator made at the first start")
     admin_password: str = _setting("", "the first administrator's password; empty = one is made up", secret=True)
     realm: str = _setting("drayman", "realm of password logins; changing it invalidates every password")
-    token_lifetime: float = _setting(7 * 86400.0, "lifetime of session tokens")
+    token_lifetime: float = _setting(3600.0, "lifetime of session tokens; clients get the next one by themselves")
+    session_lifetime: float = _setting(7 * 86400.0, "how long a session lasts without a refresh")
+    refresh_grace: float = _setting(
+        120.0, "how long a refresh token that was used is refused without ending its session"
+    )
     nonce_lifetime: float = _setting(60.0, "lifetime of a login challenge")
+    secrets_key_file: str = _setting(
+        "", "keys that encrypt secrets at rest; empty = <data_dir>/secrets-keys, made at the first start"
+    )
+    audit_days: int = _setting(400, "how long the audit log is kept, in days")
+    x509_listen: str = _setting("", "address to take logins by X.509 certificate on, by mutual TLS; empty = nowhere")
+    x509_ca: str = _setting("", "PEM file or hashed folder of the authorities whose client certificates are trusted")
+    x509_crls: bool = _setting(False, "check revocation lists, which lie in the hashed folder")
+    ldap_url: str = _setting(
+        "", "LDAP servers, ldaps://HOST[:PORT] or ldap:// (StartTLS), parted by blanks; empty = no LDAP"
+    )
+    ldap_dn_template: str = _setting("", "DN of a user, such as uid={username},ou=people,dc=example,dc=org")
+    ldap_search_base: str = _setting("", "where to search the DN of a user, if there is no template")
+    ldap_search_filter: str = _setting("(uid={username})", "filter of that search")
+    ldap_bind_dn: str = _setting("", "DN to search as; empty = anonymously")
+    ldap_bind_password: str = _setting("", "password of ldap_bind_dn", secret=True)
+    ldap_ca_file: str = _setting(
+        "", "PEM file of the authorities that LDAP servers are trusted by; empty = the system's"
+    )
+    ldap_timeout: float = _setting(5.0, "how long an LDAP server may take to answer")
+    token_issuers: str = _setting("", "TOML file of the issuers whose tokens are taken for a login; empty = none")
     public_reads: bool = _setting(True, "projects, handles and RSEs can be read without login")
     history_days: int = _setting(90, "how long the history of handles is kept, in days")
     fallback_seconds: float = _setting(5.0, "how often parked requests look for what a lost wake-up would have told")
@@ -79,6 +112,12 @@ class Settings:
             problems.append(f"log_level {self.log_level!r}: expected debug, info, warning or error")
         if self.log_format not in ("json", "console"):
             problems.append(f"log_format {self.log_format!r}: expected json or console")
+        if self.x509_listen and not _is_address(self.x509_listen):
+            problems.append(f"x509_listen {self.x509_listen!r}: expected HOST:PORT")
+        if self.x509_listen and not (self.tls_cert and self.tls_key and self.x509_ca):
+            problems.append("x509_listen needs tls_cert, tls_key and x509_ca")
+        if 0 < len(self.service_key) < _SHORTEST_SERVICE_KEY:
+            problems.append(f"service_key must have at least {_SHORTEST_SERVICE_KEY} characters")
         if bool(self.tls_cert) != bool(self.tls_key):
             problems.append("tls_cert and tls_key belong together")
         if self.metrics_listen and not _is_address(self.metrics_listen):
@@ -97,6 +136,11 @@ class Settings:
                 "max_message_bytes",
                 "drain_seconds",
                 "token_lifetime",
+                "session_lifetime",
+                "refresh_grace",
+                "auth_silence",
+                "audit_days",
+                "ldap_timeout",
                 "nonce_lifetime",
                 "max_calls",
                 "pool_size",

@@ -1,108 +1,88 @@
-"""Checks session tokens against auth's published keys: once per token, then from memory."""
+"""Checks session tokens against what auth published: once per token, then from memory."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import jwt
 
 from drayman.server.platform.errors import Refusal
+from drayman.server.platform.trust import Caller, Trust
 
 ALGORITHM = "EdDSA"
 
 _REMEMBERED = 50_000
-_REFRESH_SECONDS = 300.0
-_SOONEST_REFRESH = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who makes a call, as a verified token says."""
-
-    username: str
-    admin: bool
-    roles: frozenset[str]
-    expires: float
-    token: str
-
-
-@dataclass(frozen=True)
-class PublishedKeys:
-    """A JWK Set as auth publishes it, and the issuer whose tokens it verifies."""
-
-    jwks_json: str
-    issuer: str
-
-
-KeySource = Callable[[], Awaitable[PublishedKeys]]
+_SOONEST_FETCH = 1.0
 
 
 class TokenVerifier:
     """Verifies EdDSA session tokens.
 
-    Keys are fetched when a token names one that is not known (at most once a second) and every five minutes, so that a
-    rotation needs no restart and a withdrawn key stops being accepted.
+    What it has verified it remembers, until something about the user changes. Keys are pushed by auth before they sign; `fetch`
+    brings them when a token names one that is not known nevertheless, at most once a second.
     """
 
-    def __init__(self, source: KeySource) -> None:
-        self._source = source
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._issuer = ""
-        self._fetched = 0.0
+    def __init__(self, trust: Trust, fetch: Callable[[], Awaitable[None]]) -> None:
+        self._trust = trust
+        self._fetch = fetch
+        self._fetched = -_SOONEST_FETCH
         self._fetching: asyncio.Task[None] | None = None
         self._known: dict[str, Caller] = {}
+        self._tokens_of: dict[str, set[str]] = {}
+        trust.subscribe(self._forget)
 
     async def verify(self, token: str) -> Caller:
-        """Return the caller, or raise Refusal (UNAUTHENTICATED)."""
+        """Return the caller, or raise Refusal (UNAUTHENTICATED; UNAVAILABLE if auth has been silent for too long)."""
         caller = self.remembered(token)
         return caller if caller is not None else await self._verify_anew(token)
 
     def remembered(self, token: str) -> Caller | None:
         """Return the caller of a token seen before, without any I/O; None if it has to be verified."""
         caller = self._known.get(token)
-        if caller is None or time.monotonic() - self._fetched > _REFRESH_SECONDS:
+        if caller is None or not self._trust.fresh:
             return None
         if caller.expires <= time.time():
-            del self._known[token]
+            self._forget(frozenset([caller.username]))
             raise Refusal("TOKEN_EXPIRED", "Token expired")
         return caller
 
     async def _verify_anew(self, token: str) -> Caller:
         key_id = _key_id(token)
-        stale = time.monotonic() - self._fetched > _REFRESH_SECONDS
-        if stale or (key_id not in self._keys and time.monotonic() - self._fetched > _SOONEST_REFRESH):
-            await self._refresh()
-        key = self._keys.get(key_id)
+        await self._trust.require_fresh()
+        if key_id not in self._trust.keys and time.monotonic() - self._fetched >= _SOONEST_FETCH:
+            await self._fetch_once()
+        key = self._trust.keys.get(key_id)
         if key is None:
             raise Refusal("TOKEN_INVALID", "Token verification failed: signed by a key that auth does not publish")
-        caller = self._check(token, key)
+        caller = self._trust.judge(self._check(token, key))
         if len(self._known) >= _REMEMBERED:
-            self._known.clear()
+            self._forget(None)
         self._known[token] = caller
+        self._tokens_of.setdefault(caller.username, set()).add(token)
         return caller
 
-    async def _refresh(self) -> None:
+    def _forget(self, usernames: frozenset[str] | None) -> None:
+        if usernames is None:
+            self._known.clear()
+            self._tokens_of.clear()
+            return
+        for name in usernames:
+            for token in self._tokens_of.pop(name, ()):
+                self._known.pop(token, None)
+
+    async def _fetch_once(self) -> None:
         """Fetch the keys; callers that come meanwhile wait for the same fetch."""
         if self._fetching is None:
-            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching = asyncio.ensure_future(self._fetch())
             self._fetching.add_done_callback(self._fetch_over)
         await asyncio.shield(self._fetching)
 
     def _fetch_over(self, task: asyncio.Task[None]) -> None:
         self._fetching = None
-        task.cancelled() or task.exception()  # seen, even when every waiter has gone
-
-    async def _fetch(self) -> None:
-        published = await self._source()
-        keys = jwt.PyJWKSet.from_dict(json.loads(published.jwks_json)).keys
-        fresh = {key.key_id: key for key in keys if key.key_id}
-        if fresh.keys() != self._keys.keys() or published.issuer != self._issuer:
-            self._known.clear()
-        self._keys, self._issuer, self._fetched = fresh, published.issuer, time.monotonic()
+        if not task.cancelled() and task.exception() is None:
+            self._fetched = time.monotonic()
 
     def _check(self, token: str, key: jwt.PyJWK) -> Caller:
         try:
@@ -110,7 +90,7 @@ class TokenVerifier:
                 token,
                 key,
                 algorithms=[ALGORITHM],
-                issuer=self._issuer,
+                issuer=self._trust.issuer,
                 leeway=0,
                 options={"require": ["exp", "sub"], "verify_iat": False, "verify_aud": False},
             )
@@ -120,10 +100,18 @@ class TokenVerifier:
             raise Refusal("TOKEN_IMMATURE", "Token immature") from error
         except (jwt.PyJWTError, ValueError) as error:
             raise Refusal("TOKEN_INVALID", f"Token verification failed: {error}") from error
-        roles = claims.get("roles", [])
-        if not isinstance(roles, list):
-            raise Refusal("TOKEN_INVALID", "Token verification failed: roles is no list")
-        return Caller(claims["sub"], claims.get("adm") is True, frozenset(map(str, roles)), float(claims["exp"]), token)
+        roles, version = claims.get("roles", []), claims.get("ver", 0)
+        if not isinstance(roles, list) or not isinstance(version, int):
+            raise Refusal("TOKEN_INVALID", "Token verification failed: roles is no list, or ver no number")
+        return Caller(
+            username=claims["sub"],
+            admin=claims.get("adm") is True,
+            roles=frozenset(map(str, roles)),
+            expires=float(claims["exp"]),
+            token=token,
+            session=str(claims.get("sid", "")),
+            version=version,
+        )
 
 
 def _key_id(token: str) -> str:
@@ -132,5 +120,6 @@ def _key_id(token: str) -> str:
     except jwt.PyJWTError as error:
         raise Refusal("TOKEN_INVALID", "Token verification failed: not a session token") from error
     if header.get("alg") != ALGORITHM:
-        raise Refusal("TOKEN_INVALID", f"Invalid token algorithm: {header.get('alg')}, expected {ALGORITHM}")
+        shown = str(header.get("alg"))[:32]
+        raise Refusal("TOKEN_INVALID", f"Invalid token algorithm: {shown!a}, expected {ALGORITHM}")
     return str(header.get("kid"))
