@@ -23,7 +23,7 @@ def others(stack: LocalStack, tmp_path: Path) -> Iterator[list[tuple[ServiceProc
         found = []
         for number in range(2):
             arguments = ["--data-dir", str(tmp_path / str(number)), "--listen", "127.0.0.1:0"]
-            process = ServiceProcess(arguments, {"DRAYMAN_DATABASE_URL": stack.dsn}, tmp_path / f"{number}.log")
+            process = ServiceProcess(arguments, stack.environment, tmp_path / f"{number}.log")
             ends.callback(lambda process=process: process.terminate() if process.running else None)
             found.append((process, process.await_ready(PATIENCE)))
         yield found

@@ -122,24 +122,29 @@ async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 class Shared:
     """A server for all tests that only look at it."""
 
-    def __init__(self, served: Served, metrics: str) -> None:
+    def __init__(self, served: Served, metrics: str, deployment: dict[str, str]) -> None:
         self.url = served.url
         self.process = served.process
         self.metrics = metrics
+        self.deployment = deployment
 
 
 @pytest.fixture(scope="module")
 def shared(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     metrics = f"127.0.0.1:{free_port()}"
+    deployment = {
+        "DATABASE_URL": module_database,
+        "SECRETS_KEY_FILE": str(tmp_path_factory.mktemp("keys") / "secrets-keys"),
+        "SERVICE_KEY": "what the services of this test have in common",
+    }
     environment = {
-        "DRAYMAN_DATABASE_URL": module_database,
         "DRAYMAN_METRICS_LISTEN": metrics,
         "DRAYMAN_ADMIN_PASSWORD": "secret",
         "DRAYMAN_ADMIN_USER": "root",
-    }
+    } | {f"DRAYMAN_{name}": value for name, value in deployment.items()}
     data = tmp_path_factory.mktemp("shared")
     served = Served(["--listen", ANY, "--data-dir", str(data)], environment).ready()
-    yield Shared(served, f"http://{metrics}/metrics")
+    yield Shared(served, f"http://{metrics}/metrics", deployment)
     code, out, _ = served.end()
     assert (code, out) == (0, "")
     assert list(data.iterdir()) == []  # the password was given, so there is none to write
@@ -256,26 +261,26 @@ def test_a_database_that_does_not_exist_is_named(postgres: EmbeddedPostgres, tmp
     assert 'database "nonesuch" does not exist' in complaint
 
 
-def test_a_taken_port_is_named(shared: Shared, module_database: str, tmp_path: Path) -> None:
+def test_a_taken_port_is_named(shared: Shared, tmp_path: Path) -> None:
     address = shared.url.partition("://")[2]
-    environment = {"DATA_DIR": str(tmp_path), "DATABASE_URL": module_database}
+    environment = shared.deployment | {"DATA_DIR": str(tmp_path)}
     assert f"cannot listen on {address}" in refused("--listen", address, **environment)
     taken = shared.metrics.split("/")[2]
     assert refused("--listen", ANY, METRICS_LISTEN=taken, **environment)
 
 
 @pytest.mark.parametrize("present", [False, True])
-def test_certificates_that_cannot_be_used_are_refused(module_database: str, tmp_path: Path, present: bool) -> None:
+def test_certificates_that_cannot_be_used_are_refused(shared: Shared, tmp_path: Path, present: bool) -> None:
     files = {"TLS_CERT": tmp_path / "cert.pem", "TLS_KEY": tmp_path / "key.pem"}
     if present:
         for path in files.values():
             path.write_text("rubbish")
     environment = {name: str(path) for name, path in files.items()}
-    assert refused("--listen", ANY, DATA_DIR=str(tmp_path), DATABASE_URL=module_database, **environment)
+    assert "tls_cert" in refused("--listen", ANY, **shared.deployment, **environment, DATA_DIR=str(tmp_path))
 
 
-async def test_plaintext_for_others_can_be_had_by_asking(serve: Any, module_database: str, tmp_path: Path) -> None:
-    environment = {"DATABASE_URL": module_database, "INSECURE_PLAINTEXT": "1", "DATA_DIR": str(tmp_path)}
+async def test_plaintext_for_others_can_be_had_by_asking(serve: Any, shared: Shared, tmp_path: Path) -> None:
+    environment = shared.deployment | {"INSECURE_PLAINTEXT": "1", "DATA_DIR": str(tmp_path)}
     served = await asyncio.to_thread(lambda: serve("--listen", "0.0.0.0:0", **environment).ready())
     assert served.url.startswith("grpc://0.0.0.0:")
     async with AuthClient(served.url.replace("0.0.0.0", "127.0.0.1")) as auth:
@@ -286,6 +291,10 @@ async def test_plaintext_for_others_can_be_had_by_asking(serve: Any, module_data
 
 
 SERVICES = {
+    "drayman.auth.v1.AuditService",
+    "drayman.auth.v1.SecretService",
+    "drayman.auth.v1.SessionService",
+    "drayman.auth.v1.TrustService",
     "drayman.auth.v1.AuthService",
     "drayman.auth.v1.UserService",
     "drayman.dispatch.v1.HandleService",
@@ -353,11 +362,10 @@ async def test_metrics_count_calls(shared: Shared) -> None:
     assert await asyncio.to_thread(value, "grpc_server_running", "Login") == 0
 
 
-async def test_one_service_alone(serve: Any, module_database: str, shared: Shared, tmp_path: Path) -> None:
+async def test_one_service_alone(serve: Any, shared: Shared, tmp_path: Path) -> None:
     """Auth here, dispatch there: tokens of one are good at the other."""
-    environment = {
-        "DATABASE_URL": module_database,
-        "AUTH_URL": shared.url.partition("://")[2],
+    environment = shared.deployment | {
+        "AUTH_URL": shared.url,
         "REFLECTION": "no",
         "DATA_DIR": str(tmp_path),
     }
@@ -402,10 +410,9 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     return cert_path, key_path
 
 
-async def test_tls(serve: Any, module_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls(serve: Any, shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cert, key = self_signed(tmp_path)
-    environment = {
-        "DATABASE_URL": module_database,
+    environment = shared.deployment | {
         "TLS_CERT": str(cert),
         "TLS_KEY": str(key),
         "DATA_DIR": str(tmp_path / "data"),

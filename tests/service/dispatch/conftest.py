@@ -55,7 +55,7 @@ def make(dispatch: DispatchClient) -> MakeProject:
 def replica(stack: LocalStack, tmp_path: Path) -> Iterator[tuple[ServiceProcess, str]]:
     """Another process of the same services on the stack's database, and its URL."""
     arguments = ["--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0"]
-    process = ServiceProcess(arguments, {"DRAYMAN_DATABASE_URL": stack.dsn}, tmp_path / "replica.log")
+    process = ServiceProcess(arguments, stack.environment, tmp_path / "replica.log")
     yield process, process.await_ready(40)
     if process.running:
         process.terminate()

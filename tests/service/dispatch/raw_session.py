@@ -245,14 +245,8 @@ def leases(handles: Iterable[project_pb2.Handle]) -> list[tuple[int, int]]:
 def replica(stack: LocalStack, directory: Path) -> Iterator[tuple[ServiceProcess, str]]:
     """Another process of the same services on the same database, and its URL."""
     directory.mkdir(exist_ok=True)
-    environment = {
-        "DRAYMAN_DATABASE_URL": stack.dsn,
-        "DRAYMAN_ADMIN_USER": stack.admin[0],
-        "DRAYMAN_ADMIN_PASSWORD": stack.admin[1],
-    }
-    process = ServiceProcess(
-        ["--data-dir", str(directory / "data"), "--listen", "127.0.0.1:0"], environment, directory / "log"
-    )
+    arguments = ["--data-dir", str(directory / "data"), "--listen", "127.0.0.1:0"]
+    process = ServiceProcess(arguments, stack.environment, directory / "log")
     try:
         yield process, process.await_ready(60)
     finally:

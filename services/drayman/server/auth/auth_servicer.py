@@ -1,30 +1,84 @@
-"""AuthService: logins, and what others need to check their result."""
+"""AuthService: logins, sessions, and what others need to check their result."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
 
+import asyncpg
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from drayman.auth.v1 import auth_service_pb2 as pb
-from drayman.server.auth import digest, names
+from drayman.server.auth import digest
+from drayman.server.auth.audit import Author, Event, author_of, peer_address, record
+from drayman.server.auth.foreign_tokens import IssuerSettings
+from drayman.server.auth.key_store import KeyStore
 from drayman.server.auth.keys import jwk_set
+from drayman.server.auth.login_limits import LoginLimits
 from drayman.server.auth.nonces import Nonces
-from drayman.server.auth.sessions import Session, Sessions
+from drayman.server.auth.proof import NotProven, Proof
+from drayman.server.auth.refresh_tokens import RefreshToken
+from drayman.server.auth.session_store import SessionStore
+from drayman.server.auth.sessions import Grant, Sessions, Token
 from drayman.server.auth.standing import require_present
 from drayman.server.auth.store import Store
 from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal, invalid
+from drayman.server.platform.transport import is_tls
+
+
+@dataclasses.dataclass(frozen=True)
+class LoginOptions:
+    """What a deployment offers besides passwords by challenge and response. `x509_port` is asked when somebody wants to know."""
+
+    ldap: bool
+    x509_port: Callable[[], int]
+    issuers: Sequence[IssuerSettings]
 
 
 class AuthServicer:
-    """Turns a proof of identity into a session token."""
+    """Turns a proof of identity into a session."""
 
-    def __init__(self, store: Store, nonces: Nonces, sessions: Sessions, realm: str) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        store: Store,
+        keys: KeyStore,
+        sessions: Sessions,
+        nonces: Nonces,
+        limits: LoginLimits,
+        proofs: Mapping[str, Proof],
+        options: LoginOptions,
+        realm: str,
+        address_of: Callable[[str], str | None],
+    ) -> None:
+        """`proofs` by the name of the field in LoginRequest; `address_of` knows the address behind a peer that came by another port."""
+        self._pool = pool
         self._store = store
-        self._nonces = nonces
+        self._keys = keys
+        self._stored = SessionStore(pool)
         self._sessions = sessions
+        self._nonces = nonces
+        self._limits = limits
+        self._proofs = proofs
+        self._options = options
         self._realm = realm
+        self._address_of = address_of
+
+    async def GetLoginOptions(self, _request: pb.GetLoginOptionsRequest, _call: Call) -> pb.GetLoginOptionsResponse:
+        """Tell which logins there are."""
+        issuers = [
+            pb.TokenIssuer(
+                issuer=each.issuer, audiences=each.audiences, client_id=each.client_id, scopes=each.device_scopes
+            )
+            for each in self._options.issuers
+        ]
+        return pb.GetLoginOptionsResponse(
+            ldap=self._options.ldap, x509_port=self._options.x509_port(), token_issuers=issuers
+        )
 
     async def GetChallenge(self, request: pb.GetChallengeRequest, _call: Call) -> pb.GetChallengeResponse:
         """Begin a password login. Nothing in the answer depends on the user: it must not tell who exists."""
@@ -38,58 +92,97 @@ class AuthServicer:
             expire_time=timestamp(expires),
         )
 
-    async def Login(self, request: pb.LoginRequest, _call: Call) -> pb.LoginResponse:
+    async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
         """Prove an identity."""
-        if request.WhichOneof("credential") != "digest":
-            raise invalid("credential", "no credential; expected digest")
-        return await self._login_by_digest(request.digest)
-
-    async def _login_by_digest(self, credential: pb.DigestCredential) -> pb.LoginResponse:
-        _require_parts(credential)
-        nonce = self._nonces.recognise(credential.nonce, time.time())
-        if nonce is None:
-            raise _refused()
-        # what cannot be a name is nobody's, and may hold what the database does not take
-        secret = None
-        if not names.problem(credential.username):
-            secret = await self._store.login_secret(credential.username, credential.algorithm, self._realm)
-        rspauth = digest.prove(
-            secret.ha1 if secret else None,
-            credential.nonce,
-            credential.cnonce,
-            credential.algorithm,
-            credential.response,
+        kind = request.WhichOneof("credential")
+        if kind is None:
+            raise invalid("credential", f"no credential; expected {', '.join(self._proofs)}")
+        proof, credential = self._proofs[kind], getattr(request, kind)
+        proof.check_form(credential, call)
+        author = self._author(call, credential.username)
+        claimed = credential.username if proof.guessable else None
+        async with self._limits.attempt(claimed, author.peer, client=author.client, method=kind) as attempt:
+            try:
+                proven = await proof.prove(credential, call)
+                grant = await self._sessions.begin(proven, author)
+            except NotProven as problem:
+                await self._note_refusal("LOGIN", author, credential.username, kind, problem)
+                raise problem.refusal from problem
+            except Refusal as refusal:
+                if refusal.code is grpc.StatusCode.UNAVAILABLE:
+                    attempt.void()  # whose fault it is, it is not theirs
+                raise
+            attempt.succeeded(proven.username)
+        reply = pb.LoginResponse(
+            token=session_token(grant.token),
+            rspauth=proven.rspauth,
+            refresh_token=grant.refresh.text,
+            session_expire_time=timestamp(grant.expires),
         )
-        # A nonce is remembered only once it came with a right response, so that strangers cannot fill the table.
-        if not rspauth or secret is None or secret.disabled:
-            raise _refused()
-        if not await self._store.use_nonce(nonce.identity, nonce.expires):
-            raise _refused()
-        user = await self._store.user(credential.username)
-        if user is None or user.disabled:
-            raise _refused()
-        session = await self._sessions.issue(user)
-        return pb.LoginResponse(token=session_token(session), rspauth=rspauth)
+        if grant.ends is not None:
+            reply.session_end_time.CopyFrom(timestamp(grant.ends))
+        return reply
+
+    async def RefreshSession(self, request: pb.RefreshSessionRequest, call: Call) -> pb.RefreshSessionResponse:
+        """Get the next tokens of a session."""
+        request_id = _uuid("request_id", request.request_id)
+        presented = RefreshToken.parse(request.refresh_token)
+        if presented is None:
+            raise invalid("refresh_token", "not a refresh token")
+        author = self._author(call, "")
+        async with self._limits.attempt(None, author.peer, client=author.client, method="refresh") as attempt:
+            try:
+                grant = await self._sessions.refresh(presented, request_id, author)
+            except NotProven as problem:
+                await self._note_refusal("LOGIN", author, str(presented.session), "refresh", problem)
+                raise problem.refusal from problem
+            attempt.succeeded("")
+        return _refreshed(grant)
+
+    async def Logout(self, _request: pb.LogoutRequest, call: Call) -> pb.LogoutResponse:
+        """End the caller's session."""
+        caller = call.caller
+        if caller.session:
+            author = self._author(call, caller.username)
+            async with self._store.changes() as changes:
+                if await changes.end_session(caller.username, UUID(caller.session)):
+                    await changes.record(Event("LOGOUT", author, caller.username, detail={"session": caller.session}))
+        return pb.LogoutResponse()
 
     async def GetAuthInfo(self, _request: pb.GetAuthInfoRequest, call: Call) -> pb.GetAuthInfoResponse:
-        """Tell what the caller's token says, if its user still exists."""
-        await require_present(self._store, call.caller)
-        return pb.GetAuthInfoResponse(
-            username=call.caller.username,
-            expire_time=timestamp(call.caller.expires),
-            admin=call.caller.admin,
-            roles=sorted(call.caller.roles),
+        """Tell what the caller may do, if they still exist."""
+        caller = call.caller
+        await require_present(self._store, caller)
+        reply = pb.GetAuthInfoResponse(
+            username=caller.username,
+            expire_time=timestamp(caller.expires),
+            admin=caller.admin,
+            roles=sorted(caller.roles),
+            session_id=caller.session,
         )
+        session = await self._stored.session(UUID(caller.session)) if caller.session else None
+        ends = session.expires_at.timestamp() if session else caller.expires
+        reply.session_expire_time.CopyFrom(timestamp(ends))
+        return reply
 
     async def GetKeySet(self, _request: pb.GetKeySetRequest, _call: Call) -> pb.GetKeySetResponse:
         """Return the public keys, as they are in the database now: a verifier that asks has met a key that it does not know."""
-        keys = await self._store.published_keys()
+        keys = await self._keys.published_keys()
         return pb.GetKeySetResponse(jwks_json=jwk_set(keys), issuer=self._sessions.issuer)
 
+    def _author(self, call: Call, name: str) -> Author:
+        author = author_of(call, name)
+        behind = None if is_tls(call.context) else self._address_of(call.context.peer())
+        return dataclasses.replace(author, peer=peer_address(behind)) if behind else author
 
-def session_token(session: Session) -> pb.SessionToken:
-    """Shape a session for the wire."""
-    return pb.SessionToken(token=session.token, username=session.username, expire_time=timestamp(session.expires))
+    async def _note_refusal(self, action: str, author: Author, subject: str, method: str, problem: NotProven) -> None:
+        reason = f"{problem.refusal.reason}: {problem.why}"
+        await record(self._pool, Event(action, author, subject, refused=True, reason=reason, method=method))
+
+
+def session_token(token: Token) -> pb.SessionToken:
+    """Shape a session token for the wire."""
+    return pb.SessionToken(token=token.text, username=token.username, expire_time=timestamp(token.expires))
 
 
 def timestamp(seconds: float) -> Timestamp:
@@ -99,17 +192,20 @@ def timestamp(seconds: float) -> Timestamp:
     return stamp
 
 
-def _refused() -> Refusal:
-    """Refuse a login: one answer whatever the cause, so that it tells nobody who exists."""
-    return Refusal("LOGIN_REFUSED", "Authentication failed")
+def _refreshed(grant: Grant) -> pb.RefreshSessionResponse:
+    reply = pb.RefreshSessionResponse(
+        token=session_token(grant.token),
+        refresh_token=grant.refresh.text,
+        session_expire_time=timestamp(grant.expires),
+    )
+    if grant.ends is not None:
+        reply.session_end_time.CopyFrom(timestamp(grant.ends))
+    return reply
 
 
-def _require_parts(credential: pb.DigestCredential) -> None:
-    for part in ("username", "nonce", "cnonce", "algorithm", "response"):
-        if not getattr(credential, part):
-            raise invalid(f"digest.{part}", f"{part} is missing")
-    if len(credential.cnonce) < digest.SHORTEST_CNONCE:
-        raise invalid("digest.cnonce", f"at least {digest.SHORTEST_CNONCE} characters, got {len(credential.cnonce)}")
-    if credential.algorithm not in digest.ALGORITHMS:
-        shown = ascii(credential.algorithm[:32])
-        raise invalid("digest.algorithm", f"{shown}: expected {' or '.join(digest.ALGORITHMS)}", value=shown)
+def _uuid(field: str, text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        shown = ascii(text[:64])
+        raise invalid(field, f"{shown}: expected a UUID", value=shown) from error

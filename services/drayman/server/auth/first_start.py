@@ -15,6 +15,8 @@ from drayman.client import digest as rfc7616
 from drayman.server.auth import digest, names
 from drayman.server.auth.digest import Secret
 from drayman.server.auth.keys import SigningKey
+from drayman.server.auth.sealing import SealingKeys, sealed_nonce_key, sealed_signing_key
+from drayman.server.auth.secret_store import require_keys
 from drayman.server.auth.store import Changes, Store
 from drayman.server.platform.settings import Settings, SettingsError
 
@@ -23,7 +25,7 @@ log = structlog.get_logger(__name__)
 CREDENTIALS = "admin-credentials"
 
 
-async def first_start(store: Store, settings: Settings) -> None:
+async def first_start(store: Store, keys: SealingKeys, settings: Settings) -> None:
     """Make what is missing: keys, and the first administrator if there is no user at all.
 
     Without `admin_password` in the settings a random one is written to `<data_dir>/admin-credentials` before the commit, so that
@@ -36,9 +38,11 @@ async def first_start(store: Store, settings: Settings) -> None:
     if not settings.realm:
         raise SettingsError("DRAYMAN_REALM: a realm must not be empty")
     async with store.changes() as changes:
-        await changes.insert_nonce_key(os.urandom(32))
+        await require_keys(changes.connection, keys)  # of several hosts that start at once one was the first
+        await changes.insert_nonce_key(sealed_nonce_key(keys, os.urandom(32)))
         if not await changes.any_key():
-            await changes.insert_key(SigningKey.generate(), 0.0)
+            key = SigningKey.generate()
+            await changes.insert_key(key.public(), sealed_signing_key(keys, key), 0.0)
         if await changes.any_user():
             return
         path, password = settings.data_dir / CREDENTIALS, settings.admin_password

@@ -1,4 +1,4 @@
-"""Session tokens: who they name, and the keys that sign them."""
+"""Sessions: how they begin, go on and get their tokens; and the keys that sign these."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass, field
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import jwt
 
+from drayman.server.auth import refresh_tokens
+from drayman.server.auth.audit import Author, Event
+from drayman.server.auth.key_store import KeyStore
 from drayman.server.auth.keys import SigningKey
-from drayman.server.auth.store import Store, User
+from drayman.server.auth.proof import NotProven, Proven
+from drayman.server.auth.refresh_tokens import RefreshToken, Verdict
+from drayman.server.auth.sealing import sealed_signing_key
+from drayman.server.auth.session_store import SessionStore, Subject
+from drayman.server.auth.store import Store
+from drayman.server.platform.errors import Refusal
 from drayman.server.platform.tokens import ALGORITHM
 
 #: Tokens are valid from a little before they are made: the clock of the service that checks them may be behind ours.
 CLOCK_SKEW = 30.0
 
-#: How long a key is published before it signs. Services fetch the keys when a token names one they do not know, but at most once a
-#: second: a service that has fetched just before the key appeared is ready to fetch again when the first token comes.
+#: How long a key is published before it signs. Services hear of it within a second.
 PUBLISHED_BEFORE = 2.0
 
 #: A key is kept this much longer than its latest token needs, so that not every login writes to the key's row.
@@ -26,55 +33,167 @@ _SLACK = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Token:
     """A session token and what it says; `expires` in seconds since 1970."""
 
-    token: str = field(repr=False)
+    text: str = field(repr=False)
     username: str
     expires: int
 
 
-class Sessions:
-    """Makes session tokens and rotates the key that signs them.
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a login or a refresh gives: times in seconds since 1970, `ends` None = refreshes are without end."""
 
-    Nothing is cached: a rotation by another replica holds from the moment it is committed.
+    token: Token
+    refresh: RefreshToken
+    expires: float
+    ends: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Spans in seconds: of a token, of a session without a refresh, and how long two may use one refresh token."""
+
+    token: float
+    session: float
+    grace: float
+
+
+class Sessions:
+    """Begins, refreshes and ends sessions, and rotates the key that signs their tokens.
+
+    Nothing is cached: a rotation by another replica holds from the moment it is committed. `key` is the deployment's own, from which
+    refresh tokens follow.
     """
 
-    def __init__(self, store: Store, issuer: str, lifetime: float) -> None:
+    def __init__(
+        self, store: Store, sessions: SessionStore, keys: KeyStore, issuer: str, key: bytes, lifetimes: Lifetimes
+    ) -> None:
         self._store = store
+        self._sessions = sessions
+        self._keys = keys
         self.issuer = issuer
-        self._lifetime = lifetime
+        self._key = key
+        self._lifetimes = lifetimes
 
-    async def issue(self, user: User, lifetime: float | None = None) -> Session:
-        """Make a token for a user; `lifetime` in seconds, None = as after a login."""
+    async def begin(self, proven: Proven, author: Author) -> Grant:
+        """Begin the session of somebody who has proved who they are. Raises NotProven if they may not log in."""
         now = time.time()
-        expires = math.ceil(now + (self._lifetime if lifetime is None else lifetime))
-        key = await self._key_until(expires)
-        claims = {
-            "iss": self.issuer,
-            "sub": user.name,
-            "iat": int(now),
-            "nbf": int(now - CLOCK_SKEW),
-            "exp": expires,
-            "jti": uuid4().hex,
-            "adm": user.admin,
-            "roles": list(user.roles),
-        }
-        token = jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.key_id})
-        return Session(token, user.name, expires)
+        if proven.ends is not None and proven.ends <= now:
+            raise NotProven(proven.refusal, "the proof expires at once")
+        expires = _earlier(now + self._lifetimes.session, proven.ends)
+        token_until = math.ceil(_earlier(now + self._lifetimes.token, expires))
+        signing = await self._key_until(token_until)
+        refresh = RefreshToken.first(uuid4())
+        async with self._sessions.logins() as logins:
+            subject = await logins.subject(proven.username)
+            if subject is None or subject.disabled:
+                raise NotProven(proven.refusal, "no such user" if subject is None else "disabled")
+            await logins.insert(
+                refresh.session,
+                subject.name,
+                proven.method,
+                author,
+                expires=expires,
+                ends=proven.ends,
+                token_until=token_until,
+                refresh_hash=refresh.hash,
+            )
+            detail = {"session": str(refresh.session), **proven.detail}
+            await logins.record(Event("LOGIN", author, subject.name, method=proven.method, detail=detail))
+        token = self._token(signing, subject, refresh.session, token_until, now)
+        return Grant(token, refresh, expires, proven.ends)
 
-    async def rotate(self) -> str:
+    async def issue(self, name: str, lifetime: float | None, author: Author) -> Token:
+        """Make a token for a user, which cannot be refreshed; `lifetime` in seconds, None = that of a session.
+
+        Raises Refusal (USER_NOT_FOUND): disabled users get none, as if they did not exist.
+        """
+        now = time.time()
+        expires = math.ceil(now + (self._lifetimes.session if lifetime is None else lifetime))
+        signing = await self._key_until(expires)
+        session = uuid4()
+        async with self._sessions.logins() as logins:
+            subject = await logins.subject(name)
+            if subject is None or subject.disabled:
+                what = "not found" if subject is None else "is disabled"
+                raise Refusal("USER_NOT_FOUND", f"user {name} {what}", "username", {"user": name})
+            await logins.insert(
+                session, name, "issued", author, expires=expires, ends=None, token_until=expires, refresh_hash=None
+            )
+            detail = {"session": str(session), "lifetime": expires - int(now)}
+            await logins.record(Event("TOKEN_ISSUED", author, name, detail=detail))
+        return self._token(signing, subject, session, expires, now)
+
+    async def refresh(self, presented: RefreshToken, request: UUID, author: Author) -> Grant:
+        """Let a session go on. Raises NotProven (REFRESH_REFUSED)."""
+        now = time.time()
+        signing = await self._key_until(math.ceil(now + self._lifetimes.token))
+        async with self._sessions.logins() as logins:
+            stored = await logins.lock_session(presented.session)
+            if stored is None:
+                raise NotProven(_refused(), "no such session")
+            verdict = refresh_tokens.judge(stored.tokens, presented, request, now, self._lifetimes.grace)
+            subject = await logins.subject(stored.username)
+            if verdict in (Verdict.ROTATE, Verdict.REPEAT):
+                if subject is None or subject.disabled:
+                    raise NotProven(_refused(), "disabled")
+                expires = _earlier(now + self._lifetimes.session, stored.ends)
+                token_until = math.ceil(_earlier(now + self._lifetimes.token, expires))
+                following = presented.next(self._key, request)
+                if verdict is Verdict.ROTATE:
+                    await logins.rotate(presented.session, request, following.hash)
+                await logins.refresh(presented.session, expires=expires, token_until=token_until)
+                token = self._token(signing, subject, presented.session, token_until, now)
+                return Grant(token, following, expires, stored.ends)
+        if verdict is Verdict.COPIED:
+            async with self._store.changes() as changes:
+                await changes.end_session(stored.username, presented.session)
+                detail = {"session": str(presented.session)}
+                await changes.record(
+                    Event("REFRESH_REUSED", author, stored.username, refused=True, reason=verdict.value, detail=detail)
+                )
+        raise NotProven(_refused(), verdict.value)
+
+    async def rotate(self, author: Author) -> str:
         """Sign with a new key from now on; returns its id. The old ones stay published while a token of theirs is valid."""
         key = SigningKey.generate()
+        sealed = sealed_signing_key(self._keys.sealing, key)
         async with self._store.changes() as changes:
-            await changes.insert_key(key, PUBLISHED_BEFORE)
+            await changes.insert_key(key.public(), sealed, PUBLISHED_BEFORE)
+            await changes.record(Event("KEY_ROTATED", author, key.key_id))
         # counted from the commit, while the database counts from a moment before it: when this has passed, the key signs
         await asyncio.sleep(PUBLISHED_BEFORE)
         return key.key_id
 
+    def _token(self, key: SigningKey, subject: Subject, session: UUID, expires: int, now: float) -> Token:
+        claims = {
+            "iss": self.issuer,
+            "sub": subject.name,
+            "iat": int(now),
+            "nbf": int(now - CLOCK_SKEW),
+            "exp": expires,
+            "jti": uuid4().hex,
+            "sid": str(session),
+            "ver": subject.version,
+            "adm": subject.admin,
+            "roles": list(subject.roles),
+        }
+        text = jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.key_id})
+        return Token(text, subject.name, expires)
+
     async def _key_until(self, expires: int) -> SigningKey:
         """Return the key that signs, having made sure that it stays published until then."""
         while True:
-            key, needed_until = await self._store.signing_key()
-            if needed_until >= expires or await self._store.need_key(key.key_id, expires + _SLACK):
+            key, needed_until = await self._keys.signing_key()
+            if needed_until >= expires or await self._keys.need_key(key.key_id, expires + _SLACK):
                 return key
+
+
+def _earlier(end: float, limit: float | None) -> float:
+    return end if limit is None else min(end, limit)
+
+
+def _refused() -> Refusal:
+    return Refusal("REFRESH_REFUSED", "the session cannot be refreshed: log in again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drayman.server.auth.store import Store
 from drayman.server.platform.errors import Refusal
-from drayman.server.platform.tokens import Caller
+from drayman.server.platform.trust import Caller
 
 
 async def require_present(store: Store, caller: Caller) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
+from drayman.server.auth.audit import Event, record
 from drayman.server.auth.digest import Secret
-from drayman.server.auth.keys import PublicKey, SigningKey
+from drayman.server.auth.identities import Identity
+from drayman.server.auth.keys import PublicKey
+from drayman.server.auth.sealing import Sealed
 from drayman.server.platform.database import load_queries
 
 HERE = Path(__file__).parent
@@ -23,7 +27,7 @@ _CHANGE_LOCK = 0x61757468  # "auth": one change of users, roles or keys at a tim
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as stored; `roles` are sorted."""
+    """A user as stored; `roles` and `identities` are sorted."""
 
     name: str
     admin: bool
@@ -32,6 +36,7 @@ class User:
     email: str
     created_at: datetime
     roles: Sequence[str]
+    identities: Sequence[Identity] = ()
 
     @property
     def administers(self) -> bool:
@@ -61,6 +66,11 @@ class Changes:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> Any:
+        """The connection, for what another store does within the same transaction."""
+        return self._connection
+
     async def user(self, name: str) -> User | None:
         """Read a user."""
         return _user(await self._connection.fetchrow(SQL["get_user"], name))
@@ -73,9 +83,15 @@ class Changes:
         """Whether somebody other than this user can administer."""
         return bool(await self._connection.fetchval(SQL["other_admins"], name))
 
-    async def insert_user(self, name: str, *, admin: bool, full_name: str, email: str) -> bool:
+    async def users(self, names: Iterable[str]) -> dict[str, User]:
+        """Read those of these users who exist, by name."""
+        rows = await self._connection.fetch(SQL["get_users"], list(names))
+        return {row["name"]: user for row in rows if (user := _user(row)) is not None}
+
+    async def insert_user(self, name: str, *, admin: bool, full_name: str, email: str, disabled: bool = False) -> bool:
         """Add a user; False if the name is taken."""
-        return await self._connection.fetchval(SQL["insert_user"], name, admin, full_name, email) is not None
+        values = (name, admin, disabled, full_name, email)
+        return await self._connection.fetchval(SQL["insert_user"], *values) is not None
 
     async def update_user(
         self, name: str, *, admin: bool | None, disabled: bool | None, full_name: str | None, email: str | None
@@ -89,8 +105,28 @@ class Changes:
 
     async def insert_secrets(self, name: str, secrets: Sequence[Secret]) -> None:
         """Add secrets of a user."""
-        columns = [[getattr(secret, column) for secret in secrets] for column in ("algorithm", "realm", "ha1")]
-        await self._connection.execute(SQL["insert_secrets"], name, *columns)
+        await self._connection.execute(SQL["insert_secrets"], name, *_columns(secrets))
+
+    async def put_secrets(self, name: str, secrets: Sequence[Secret]) -> None:
+        """Add secrets of a user, in the place of those of the same algorithm and realm."""
+        await self._connection.execute(SQL["put_secrets"], name, *_columns(secrets))
+
+    async def secrets(self, name: str, realm: str) -> dict[str, Secret]:
+        """Read the secrets of a user in a realm, by algorithm."""
+        rows = await self._connection.fetch(SQL["stored_secrets"], name, realm)
+        return {row["algorithm"]: Secret(row["algorithm"], realm, row["ha1"]) for row in rows}
+
+    async def insert_identities(self, name: str, identities: Sequence[Identity]) -> list[Identity]:
+        """Register identities of a user; returns those that were not."""
+        columns = [each.kind for each in identities], [each.name for each in identities]
+        rows = await self._connection.fetch(SQL["insert_identities"], name, *columns)
+        return sorted(Identity(row["kind"], row["name"]) for row in rows)
+
+    async def delete_identities(self, name: str, identities: Sequence[Identity]) -> list[Identity]:
+        """Remove identities of a user; returns those that were registered."""
+        columns = [each.kind for each in identities], [each.name for each in identities]
+        rows = await self._connection.fetch(SQL["delete_identities"], name, *columns)
+        return sorted(Identity(row["kind"], row["name"]) for row in rows)
 
     async def delete_secrets(self, name: str) -> None:
         """Remove all secrets of a user."""
@@ -116,34 +152,61 @@ class Changes:
         """Remove a role and its memberships."""
         await self._connection.execute(SQL["delete_role"], name)
 
-    async def insert_memberships(self, roles: Iterable[str], users: Iterable[str]) -> None:
-        """Make every user a member of every role."""
-        await self._connection.execute(SQL["insert_memberships"], list(roles), list(users))
+    async def insert_memberships(self, roles: Iterable[str], users: Iterable[str]) -> list[tuple[str, str]]:
+        """Make every user a member of every role; returns the pairs of role and user that are new."""
+        rows = await self._connection.fetch(SQL["insert_memberships"], list(roles), list(users))
+        return sorted((row["role"], row["username"]) for row in rows)
 
-    async def delete_members(self, role: str, users: Iterable[str]) -> None:
-        """Take users out of a role."""
-        await self._connection.execute(SQL["delete_members"], role, list(users))
+    async def delete_members(self, role: str, users: Iterable[str]) -> list[str]:
+        """Take users out of a role; returns those who were in it."""
+        return sorted(row["username"] for row in await self._connection.fetch(SQL["delete_members"], role, list(users)))
 
-    async def insert_nonce_key(self, key: bytes) -> None:
+    async def lock_users(self, names: Iterable[str]) -> None:
+        """Let logins of these users that are in progress come to their end, and keep others waiting until the commit."""
+        await self._connection.execute(SQL["lock_users"], sorted(set(names)))
+
+    async def raise_standing(self, names: Iterable[str], *, revoke: bool = False) -> None:
+        """Note that what these users may do has changed; with `revoke` every token made before is refused from now on.
+
+        Logins of these users that are in progress come to their end before, or see what changed.
+        """
+        await self._connection.execute(SQL["lock_users"], sorted(set(names)))
+        await self._connection.execute(SQL["raise_standing"], sorted(set(names)), revoke)
+
+    async def end_sessions(self, name: str, *, keep: UUID | None = None, method: str | None = None) -> int:
+        """End the sessions of a user, but the one to keep and those of other methods; returns how many."""
+        return int(await self._connection.fetchval(SQL["end_sessions"], name, keep, method))
+
+    async def end_session(self, name: str, session_id: UUID) -> bool:
+        """End a session of a user; False if there is no such session."""
+        return bool(await self._connection.fetchval(SQL["end_session"], name, session_id))
+
+    async def record(self, *events: Event) -> None:
+        """Write into the audit log what this transaction does."""
+        await record(self._connection, *events)
+
+    async def insert_nonce_key(self, sealed: Sealed) -> None:
         """Keep the key that signs nonces, unless there is one."""
-        await self._connection.execute(SQL["insert_nonce_key"], key)
+        await self._connection.execute(SQL["insert_nonce_key"], sealed.data, sealed.key_id)
 
     async def any_key(self) -> bool:
         """Whether there is a key that signs session tokens."""
-        return await self._connection.fetchrow(SQL["signing_key"]) is not None
+        return bool(await self._connection.fetchval(SQL["any_key"]))
 
-    async def insert_key(self, key: SigningKey, lead: float) -> None:
-        """Publish a key that signs from `lead` seconds after now."""
+    async def insert_key(self, key: PublicKey, sealed: Sealed, lead: float) -> None:
+        """Publish a key, whose private part is sealed, that signs from `lead` seconds after now."""
         await self._connection.execute(
-            SQL["insert_key"], key.key_id, key.to_bytes(), key.public().raw, timedelta(seconds=lead)
+            SQL["insert_key"], key.key_id, sealed.data, key.raw, timedelta(seconds=lead), sealed.key_id
         )
 
 
 class Store:
     """The tables of auth."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called after each transaction of changes."""
         self._pool = pool
+        self._changed = changed
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[Changes]:
@@ -155,6 +218,11 @@ class Store:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(SQL["lock_changes"], _CHANGE_LOCK)
             yield Changes(connection)
+        self._changed()
+
+    async def record(self, *events: Event) -> None:
+        """Write into the audit log what changed nothing: refusals."""
+        await record(self._pool, *events)
 
     async def user(self, name: str) -> User | None:
         """Read a user."""
@@ -163,7 +231,13 @@ class Store:
     async def users(self, after: str, limit: int) -> list[User]:
         """Read at most `limit` users whose names come after `after`, by name."""
         rows = await self._pool.fetch(SQL["list_users"], after, limit)
-        return [User(**dict(row)) for row in rows]
+        return [user for row in rows if (user := _user(row)) is not None]
+
+    async def users_of(self, identity: Identity) -> list[str]:
+        """Read the names of the users for whom an identity is registered, sorted."""
+        return [
+            row["username"] for row in await self._pool.fetch(SQL["users_of_identity"], identity.kind, identity.name)
+        ]
 
     async def standing(self, name: str) -> tuple[bool, bool] | None:
         """Read whether a user is an administrator and whether they are disabled; None = no such user."""
@@ -195,32 +269,17 @@ class Store:
         """Mark a nonce as used; True for exactly one of all who try, on any replica."""
         return await self._pool.fetchval(SQL["use_nonce"], identity, datetime.fromtimestamp(expires, UTC)) is not None
 
-    async def nonce_key(self) -> bytes:
-        """Read the key that signs nonces."""
-        return bytes(await self._pool.fetchval(SQL["nonce_key"]))
-
-    async def published_keys(self) -> list[PublicKey]:
-        """Read the public keys with which session tokens are verified."""
-        return [PublicKey(row["key_id"], row["public_key"]) for row in await self._pool.fetch(SQL["published_keys"])]
-
-    async def signing_key(self) -> tuple[SigningKey, float]:
-        """Read the key that signs now, and until when it is known to be needed, in seconds since 1970."""
-        row = await self._pool.fetchrow(SQL["signing_key"])
-        assert row is not None, "the room makes a key before it opens"
-        return SigningKey.from_bytes(row["key_id"], row["private_key"]), row["needed_until"].timestamp()
-
-    async def need_key(self, key_id: str, until: float) -> bool:
-        """Keep a key published until then at least; False if it has been removed."""
-        return await self._pool.fetchval(SQL["need_key"], key_id, datetime.fromtimestamp(until, UTC)) is not None
-
-    async def sweep(self) -> list[str]:
-        """Forget expired nonces and keys of which no token is left; returns the ids of the keys."""
+    async def sweep(self) -> None:
+        """Forget expired nonces."""
         await self._pool.execute(SQL["sweep_nonces"])
-        return [row["key_id"] for row in await self._pool.fetch(SQL["sweep_keys"])]
 
 
 def _user(row: asyncpg.Record | None) -> User | None:
-    return User(**dict(row)) if row else None
+    return User(**{**row, "identities": [Identity.of(text) for text in row["identities"]]}) if row else None
+
+
+def _columns(secrets: Sequence[Secret]) -> list[list[str]]:
+    return [[getattr(secret, column) for secret in secrets] for column in ("algorithm", "realm", "ha1")]
 
 
 def _role(row: asyncpg.Record | None) -> Role | None:
