@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import authentication
 import create
 import crowd
 import huge
@@ -34,6 +35,7 @@ ROWS: dict[str, Callable[[Stack, Scale], Findings]] = {
     "size": size.measure,
     "wakeup": wakeup.measure,
     "create": create.measure,
+    "authentication": authentication.measure,
     "parked": parked.measure,
     "crowd": crowd.measure,
     "huge": huge.measure,

@@ -20,6 +20,7 @@ class Scale:
     skip: int  # files of the big one that are finished before "late"
     wakes: int  # in all rounds together
     create: int  # files of a created project
+    door_rounds: int  # rounds of what is compared to see a few parts in a hundred
     parked: int  # streams
     parked_clients: int
     crowd: int  # sessions that wait
@@ -46,6 +47,7 @@ FULL = Scale(
     skip=500_000,
     wakes=200,
     create=200_000,
+    door_rounds=20,
     parked=5_000,
     parked_clients=4,
     crowd=2_000,
@@ -68,6 +70,7 @@ QUICK = Scale(
     skip=10_000,
     wakes=20,
     create=20_000,
+    door_rounds=2,
     parked=200,
     parked_clients=2,
     crowd=100,

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,12 +155,12 @@ class Stack:
         """Ask PostgreSQL what it is and whether it writes to disk."""
         return asyncio.run(_facts(self.dsn))
 
-    def serve(self) -> Service:
-        """Start one more `drayman serve` with every service."""
+    def serve(self, program: Sequence[str] | None = None) -> Service:
+        """Start one more `drayman serve` with every service, or a program that takes its place."""
         self._started += 1
         environment = {"DRAYMAN_DATABASE_URL": self.dsn, "DRAYMAN_ADMIN_PASSWORD": self._password}
         arguments = ["--data-dir", str(self._directory / "data"), "--listen", "127.0.0.1:0"]
-        process = ServiceProcess(arguments, environment, self._directory / f"services-{self._started}.log")
+        process = ServiceProcess(arguments, environment, self._directory / f"services-{self._started}.log", program)
         try:
             url = process.await_ready(_START_LIMIT)
             if not self._token:

@@ -16,14 +16,20 @@ _READY = "drayman ready at "
 class ServiceProcess:
     """One server process. `log` gets what it writes to standard error."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start it. `arguments` follow `drayman serve`; `environment` goes on top of ours, without any DRAYMAN_* of ours."""
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, program: Sequence[str] | None = None
+    ) -> None:
+        """Start it.
+
+        `arguments` follow `drayman serve`; `environment` goes on top of ours, without any DRAYMAN_* of ours. `program` stands for
+        `python -m drayman`.
+        """
         ours = {key: value for key, value in os.environ.items() if not key.startswith("DRAYMAN_")}
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 # whatever becomes of us, the end of its standard input ends it
-                [sys.executable, "-m", "drayman", "serve", "--until-eof", *arguments],
+                [*(program or (sys.executable, "-m", "drayman")), "serve", "--until-eof", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

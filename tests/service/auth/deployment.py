@@ -89,7 +89,9 @@ class Deployment:
         """Metadata of the administrator."""
         return bearer(self.log_in(ADMIN, ADMIN_PASSWORD).token.token)
 
-    def add_user(self, password: str | None = None, *, name: str = "", admin: bool = False, disabled: bool = False) -> str:
+    def add_user(
+        self, password: str | None = None, *, name: str = "", admin: bool = False, disabled: bool = False
+    ) -> str:
         """Create a user; returns the name."""
         name = name or f"user-{uuid4().hex[:8]}"
         request = user_service_pb2.CreateUserRequest(username=name, admin=admin)

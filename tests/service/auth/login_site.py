@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import grpc
 import grpc.aio
+import pytest
 
 from drayman.auth.v1 import (
     audit_service_pb2,
@@ -201,9 +202,18 @@ async def open_site(
 async def relay(port: int, *, source: str = "127.0.0.1", own_port: int = 0) -> AsyncIterator[int]:
     """Forward connections to a port of this machine, from another address of it or from a certain port; yields where to connect."""
     pumps: set[asyncio.Task[None]] = set()
+    with socket.socket() as probe:
+        try:
+            _prepare(probe, source, own_port)
+        except OSError as error:
+            pytest.skip(f"no connection from {source}, port {own_port} here: {error}")
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        other_reader, other_writer = await asyncio.open_connection(sock=await _connected(port, source, own_port))
+        try:
+            other_reader, other_writer = await asyncio.open_connection(sock=await _connected(port, source, own_port))
+        except OSError:
+            writer.transport.abort()
+            return
         pumps.update((asyncio.create_task(_pump(reader, other_writer)), asyncio.create_task(_pump(other_reader, writer))))
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
@@ -220,16 +230,20 @@ async def _connected(port: int, source: str, own_port: int) -> socket.socket:
     connection = socket.socket()
     try:
         connection.setblocking(False)
-        if own_port:
-            # not by bind, which refuses a port in use even where its other end is elsewhere
-            connection.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("I", own_port | own_port << 16))
-        else:
-            connection.bind((source, 0))
+        _prepare(connection, source, own_port)
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _prepare(connection: socket.socket, source: str, own_port: int) -> None:
+    if own_port:
+        # not by bind, which refuses a port in use even where its other end is elsewhere
+        connection.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("I", own_port | own_port << 16))
+    else:
+        connection.bind((source, 0))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -275,3 +275,9 @@ async def test_ones_own_password_keeps_ones_own_session(place: Place) -> None:
     root = Call(call.context, Caller("root", True, frozenset(), 0.0, "", str(own)))
     await place.servicer.SetPassword(pb.SetPasswordRequest(username="ann"), root)
     assert await place.revoked() == {other, own}
+
+
+async def test_who_was_made_administrator_just_now_may_administer(place: Place) -> None:
+    """The services hear of it a moment later; auth itself knows."""
+    await place.servicer.CreateRole(pb.CreateRoleRequest(name="role"), call_of("root", admin=False))
+    assert await place.events() == [done("ROLE_CREATED", "role")]

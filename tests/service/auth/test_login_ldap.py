@@ -18,6 +18,7 @@ from drayman.server.platform.embedded import EmbeddedPostgres
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.settings import Settings
 from drayman.server.platform.transport import is_private
+from service.auth.connections import Connection
 from service.auth.deployment import new_database
 from service.auth.login_site import PATIENCE, Site, challenged, fresh, open_site, refusal, seen
 from slapd import PASSWORDS, PEOPLE, SEARCHER, SEARCHER_PASSWORD, SUFFIX, TEMPLATE, Slapd
@@ -264,24 +265,6 @@ async def test_the_audit_log_has_every_login_and_why_it_was_refused(site: Site) 
 # --- plaintext -------------------------------------------------------------------------------------------------------
 
 
-class Connection:
-    """What gRPC tells of a connection."""
-
-    def __init__(self, peer: str, security: bytes = b"insecure") -> None:
-        self._peer = peer
-        self._security = security
-
-    def peer(self) -> str:
-        return self._peer
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return {"transport_security_type": [self._security]}
-
-
-def context(peer: str, security: bytes = b"insecure") -> grpc.aio.ServicerContext[Any, Any]:
-    return cast("grpc.aio.ServicerContext[Any, Any]", Connection(peer, security))
-
-
 @pytest.mark.parametrize(
     ("peer", "security", "private"),
     [
@@ -299,7 +282,7 @@ def context(peer: str, security: bytes = b"insecure") -> grpc.aio.ServicerContex
     ],
 )
 def test_what_others_can_read_is_known(slapd: Slapd, peer: str, security: bytes, private: bool) -> None:
-    connection = context(peer, security)
+    connection = cast("grpc.aio.ServicerContext[Any, Any]", Connection(peer, security))
     assert is_private(connection) is private
     environment = {f"DRAYMAN_{name}": text for name, text in by_template(slapd).items()}
     settings = LdapSettings.from_settings(Settings.from_environment(environment))

@@ -94,15 +94,20 @@ async def test_parallel_attempts_through_all_replicas_let_exactly_the_burst_thro
 async def test_an_address_is_limited_whomever_it_claims_to_be(pools: list[asyncpg.Pool]) -> None:
     replicas = [LoginLimits(pools[number % 2]) for number in range(10)]
     begin = asyncio.get_running_loop().time()
-    # a host owns all of its /64; every third one comes with a token or a certificate, which cannot be guessed
-    attempts = [
-        fail(replicas[number % 10], None if number % 3 == 0 else f"u{number}", f"2001:db8::{number:x}")
-        for number in range(150)
-    ]
+    # a host owns all of its /64
+    attempts = [fail(replicas[number % 10], f"u{number}", f"2001:db8::{number:x}") for number in range(150)]
     passed = await let_in(attempts)
     assert 100 <= passed <= 100 + asyncio.get_running_loop().time() - begin
     assert await fail(replicas[0], "ann", "2001:db8:0:1::1") == 0
     assert await fail(replicas[0], "ann", "2001:db8::1") > 0
+    assert await fail(replicas[0], None, "2001:db8::1") == 0  # certificates and tokens have room of their own
+
+
+async def test_what_cannot_be_guessed_is_limited_too(pools: list[asyncpg.Pool]) -> None:
+    replicas = [LoginLimits(pools[number % 2]) for number in range(10)]
+    begin = asyncio.get_running_loop().time()
+    passed = await let_in([fail(replicas[number % 10], None) for number in range(300)])
+    assert 200 <= passed <= 200 + 10 * (asyncio.get_running_loop().time() - begin)
 
 
 async def test_tokens_come_back_with_time(limits: LoginLimits, database: asyncpg.Pool) -> None:
@@ -256,7 +261,7 @@ async def test_the_audit_log_hears_of_an_empty_bucket_once_a_minute(
 
 
 async def test_a_refusal_leaves_no_trace_but_one_event(limits: LoginLimits, database: asyncpg.Pool) -> None:
-    await let_in([fail(limits, None) for _ in range(101)])
+    await let_in([fail(limits, f"user {number}") for number in range(101)])
     before = await levels(database)
     for number in range(20):
         assert await fail(limits, f"stranger {number}") > 0
@@ -354,3 +359,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", ()):
         yield from nodes(child)
+
+
+async def test_a_fleet_that_logs_in_as_one_user_at_one_moment_is_let_in(pools: list[asyncpg.Pool]) -> None:
+    replicas = [LoginLimits(pool) for pool in pools]
+    await asyncio.gather(*(succeed(replicas[number % 2], "ann") for number in range(200)))

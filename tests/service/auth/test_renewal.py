@@ -27,6 +27,7 @@ from drayman.client import (
     UnauthenticatedError,
     UnavailableError,
     WorkSession,
+    session_file,
 )
 from drayman.client.session_file import SessionFile
 from drayman.client.session_token import expiration, session_id_of
@@ -423,22 +424,21 @@ async def test_while_auth_is_away_a_token_serves_until_it_expires_and_the_sessio
 
 
 async def test_a_home_that_cannot_be_written_costs_nobody_their_session(
-    shared: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await at_home(shared)
-    monkeypatch.setattr("drayman.client.session_file._own_file", _no_locks)
     async with AuthClient(shared.url) as reader, AuthClient(shared.url) as alone:
-        # it may read a token, and not use up the others' refresh token
-        await reader.auth_info()
-        await until(gone(session.token))
-        with pytest.raises(UnauthenticatedError):
+        with monkeypatch.context() as unwritable:
+            unwritable.setattr(session_file, "_own_file", _no_locks)
+            # it may read a token, and not use up the others' refresh token
             await reader.auth_info()
-        own = await alone.login("ann", "secret")
-        assert not alone.credentials.keep(), "it can only be kept in memory"
-        await until(gone(own.token))
-        assert (await alone.auth_info()).session_id == own.session_id
-        monkeypatch.undo()
-        monkeypatch.setenv("HOME", str(tmp_path))
+            await until(gone(session.token))
+            with pytest.raises(UnauthenticatedError):
+                await reader.auth_info()
+            own = await alone.login("ann", "secret")
+            assert not alone.credentials.keep(), "it can only be kept in memory"
+            await until(gone(own.token))
+            assert (await alone.auth_info()).session_id == own.session_id
         kept = SessionFile(TokenLibrary()).read().sessions[session.session_id]
         assert kept.session.refresh_token == session.refresh_token
 

@@ -202,10 +202,9 @@ async def test_auths_own_keys_are_sealed_anew(
     for row in await pool.fetch("SELECT * FROM auth.signing_key"):
         key = sealing.opened_signing_key(keys, row["key_id"], row["private_key"], row["sealed_by"])
         assert key.public().raw == row["public_key"]
-    row = await pool.fetchrow("SELECT * FROM auth.nonce_key")
-    assert row is not None
-    assert row["secret"] != nonce_key
-    assert sealing.opened_nonce_key(keys, row["secret"], row["sealed_by"]) == nonce_key
+    (stored,) = await pool.fetch("SELECT * FROM auth.nonce_key")
+    assert stored["secret"] != nonce_key
+    assert sealing.opened_nonce_key(keys, stored["secret"], stored["sealed_by"]) == nonce_key
 
 
 async def test_sets_and_deletions_go_on_during_rotations(

@@ -325,6 +325,32 @@ async def until_refused(attempt: Callable[[], Awaitable[Any]], seconds: float) -
             await asyncio.sleep(0.05)
 
 
+async def test_refreshes_and_endings_do_not_get_in_each_others_way(
+    stack: LocalStack, admin: AuthClient, auth: Any, ann: str
+) -> None:
+    """Both lock the user and the session: in one order, or PostgreSQL would end one of them."""
+
+    async def refreshing() -> None:
+        for _ in range(10):
+            reply: Any = await log_in(auth, ann)
+            try:
+                while True:
+                    reply = await refresh(auth, reply.refresh_token)
+            except UnauthenticatedError as error:
+                if error.reason != "REFRESH_REFUSED":
+                    raise
+
+    async def ending() -> None:
+        while not users.done():
+            await admin.set_password(ann, "secret of ann")
+            async with sessions(stack.url, stack.token(stack.admin[0])) as stub:
+                request = session_service_pb2.RevokeSessionsRequest(username=ann, all=True)
+                await stub.RevokeSessions(request, timeout=10)
+
+    users = asyncio.gather(*(refreshing() for _ in range(4)))
+    await asyncio.gather(users, ending())
+
+
 # --- whose ------------------------------------------------------------------------------------------------------------
 
 

@@ -243,7 +243,7 @@ async def test_what_is_no_name_is_refused_everywhere(
     for method, request in requests.items():
         error = await failure(getattr(users, method)(request, metadata=metadata, timeout=10))
         assert (method, error.code, error.reason) == (method, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
-        assert error.field in ("username", "name")
+        assert error.field in ("username", "name", "users[0].username")
     with pytest.raises(InvalidRequestError) as caught:
         await admin.create_user(fresh("ann"), roles=["good", bad], create_roles=True)
     assert caught.value.field == "roles[1]"
@@ -442,4 +442,10 @@ async def test_two_administrators_cannot_remove_each_other(lonely: LocalStack) -
                 assert refused[0].reason in ("LAST_ADMIN", "ADMIN_ONLY")
                 if outcomes[0] in refused:
                     await second.update_user(name, admin=True)
-                await first.delete_user("second")
+                async with asyncio.timeout(10):
+                    while True:  # the door hears of it a moment later
+                        try:
+                            await first.delete_user("second")
+                            break
+                        except ForbiddenError:
+                            await asyncio.sleep(0.05)

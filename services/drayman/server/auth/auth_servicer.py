@@ -136,7 +136,7 @@ class AuthServicer:
             except NotProven as problem:
                 await self._note_refusal("LOGIN", author, str(presented.session), "refresh", problem)
                 raise problem.refusal from problem
-            attempt.succeeded("")
+            attempt.succeeded(grant.token.username)
         return _refreshed(grant)
 
     async def Logout(self, _request: pb.LogoutRequest, call: Call) -> pb.LogoutResponse:

@@ -6,6 +6,7 @@ import time
 
 from drayman.auth.v1 import auth_service_pb2 as pb
 from drayman.server.auth import digest, names
+from drayman.server.auth.digest import Secret
 from drayman.server.auth.nonces import Nonces
 from drayman.server.auth.proof import NotProven, Proven, login_refused
 from drayman.server.auth.store import Store
@@ -59,4 +60,5 @@ class DigestProof:
             raise NotProven(login_refused(), "disabled")
         if not await self._store.use_nonce(nonce.identity, nonce.expires):
             raise NotProven(login_refused(), "nonce used before")
-        return Proven(credential.username, "digest", login_refused(), rspauth=rspauth)
+        proved = Secret(credential.algorithm, self._realm, secret.ha1)
+        return Proven(credential.username, "digest", login_refused(), rspauth=rspauth, secret=proved)

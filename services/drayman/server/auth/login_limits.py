@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ SQL = load_queries(Path(__file__).parent / "login_limit_queries.sql")
 _TOLD_EVERY = timedelta(minutes=1)
 #: Rows that are swept at once.
 _PORTION = 1000
+
+
+#: How long an attempt waits for its turn, in seconds, and for how many replicas at least there is room.
+_PATIENCE = 5.0
+_REPLICAS = 3
 
 
 class Attempt:
@@ -51,6 +56,7 @@ class LoginLimits:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         # A peer that calls without pause waits for its own row: here, where it costs nothing, and not with a connection each.
+        self._turns: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._gates: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -65,21 +71,42 @@ class LoginLimits:
         buckets = throttle.buckets(username, peer)
         place = throttle.network(peer)
         author = Author(username or "", peer, client)
-        gate = self._gates.setdefault(place, asyncio.Lock())
-        async with gate:
-            taken = await self._take(buckets, place, author, method)
-        attempt = Attempt()
-        try:
-            yield attempt
-        except BaseException:
-            attempt.costs = attempt.costs or attempt.user is not None  # it was not a success after all
-            attempt.user = None
-            raise
-        finally:
-            if not attempt.costs:
-                await self._pool.execute(SQL["give_back"], taken)
-        if attempt.user:
-            await self._pool.execute(SQL["remember"], _possible(attempt.user), place)
+        async with self._turn(buckets):
+            gate = self._gates.setdefault(place, asyncio.Lock())
+            async with gate:
+                taken = await self._take(buckets, place, author, method)
+            attempt = Attempt()
+            try:
+                yield attempt
+            except BaseException:
+                attempt.costs = attempt.costs or attempt.user is not None  # it was not a success after all
+                attempt.user = None
+                raise
+            finally:
+                if not attempt.costs:
+                    await self._pool.execute(SQL["give_back"], taken)
+            if attempt.user:
+                await self._pool.execute(SQL["remember"], _possible(attempt.user), place)
+
+    @asynccontextmanager
+    async def _turn(self, buckets: Sequence[Bucket]) -> AsyncIterator[None]:
+        """Let as many attempts be in progress as leave room in the buckets, for other replicas too; further ones wait for their turn.
+
+        A fleet that logs in as one user at one moment is not an attack: each success gives back what it took.
+        """
+        async with AsyncExitStack() as turns:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    for bucket in buckets:
+                        if bucket.limit is throttle.USER:
+                            continue  # others may wait there, who have nothing to do with this peer
+                        room = max(1, int(bucket.limit.burst) // _REPLICAS)
+                        turn = self._turns.setdefault(bucket.key, asyncio.Semaphore(room))
+                        await turn.acquire()
+                        turns.callback(turn.release)
+            except TimeoutError:
+                raise Refusal("LOGIN_THROTTLED", "Too many logins at once: wait a little", retry_after=1.0) from None
+            yield
 
     async def sweep(self) -> None:
         """Forget full buckets and peers that are not familiar any more."""
@@ -139,7 +166,7 @@ def _event(bucket: Bucket, place: str, author: Author, method: str, wait: float)
     return Event(
         "LOGIN_THROTTLED",
         author,
-        subject=place if bucket.limit is throttle.PEER else author.name,
+        subject=place if bucket.limit in (throttle.PEER, throttle.PROOFS_OF_PEER) else author.name,
         refused=True,
         reason="LOGIN_THROTTLED",
         method=method,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from drayman.server.auth.digest import Secret
 from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal
 
@@ -23,6 +24,7 @@ class Proven:
     refusal: Refusal
     ends: float | None = None
     rspauth: str = ""
+    secret: Secret | None = None
     detail: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class SecretStore:
             await connection.execute(SQL["lock_sealing"], _SEALING_LOCK)
             if await connection.fetchval(SQL["lock_user"], username) is None:
                 raise Refusal("TOKEN_INVALID", f"user {username} not found", metadata={"user": username})
-            others = await connection.fetchrow(SQL["usage"], username, key, sealing.OVERHEAD)
+            (others,) = await connection.fetch(SQL["usage"], username, key, sealing.OVERHEAD)
             problem = total_problem(others["keys"] + 1, others["size"] + len(raw))
             if problem:
                 raise Refusal("TOO_MANY_SECRETS", problem, metadata={"user": username})
@@ -139,8 +140,8 @@ class SecretStore:
             await self._await_sealing()
             for key_id in sorted(await keys_in_use(self._pool) - {newest}):
                 user_secrets += await self._reseal_secrets(key_id)
-            own_keys += await self._repeat(lambda c, key=newest: self._reseal_signing_key(c, key))
-            own_keys += await self._repeat(lambda c, key=newest: self._reseal_nonce_key(c, key))
+            own_keys += await self._repeat(partial(self._reseal_signing_key, newest))
+            own_keys += await self._repeat(partial(self._reseal_nonce_key, newest))
         return Reencryption(newest, user_secrets, own_keys)
 
     async def _delete(self, statement: str, username: str, *arguments: str) -> int:
@@ -188,7 +189,7 @@ class SecretStore:
         sealed = self._keys.seal(place, self._keys.open(place, Sealed(key_id, row["sealed"])))
         await connection.execute(SQL["reseal_secret"], row["username"], row["key"], sealed.data, sealed.key_id)
 
-    async def _reseal_signing_key(self, connection: Any, newest: str) -> int:
+    async def _reseal_signing_key(self, newest: str, connection: Any) -> int:
         row = await connection.fetchrow(SQL["signing_key_to_reseal"], newest)
         if row is None:
             return 0
@@ -197,7 +198,7 @@ class SecretStore:
         await connection.execute(SQL["reseal_signing_key"], key.key_id, sealed.data, sealed.key_id)
         return 1
 
-    async def _reseal_nonce_key(self, connection: Any, newest: str) -> int:
+    async def _reseal_nonce_key(self, newest: str, connection: Any) -> int:
         row = await connection.fetchrow(SQL["nonce_key_to_reseal"], newest)
         if row is None:
             return 0

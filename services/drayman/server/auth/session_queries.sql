@@ -11,6 +11,9 @@ SELECT u.name, u.admin, u.disabled, coalesce(s.version, 0) AS version,
 FROM auth.user u LEFT JOIN auth.standing s ON s.username = u.name
 WHERE u.name = $1;
 
+-- name: has_secret
+SELECT EXISTS (SELECT FROM auth.digest_secret WHERE username = $1 AND algorithm = $2 AND realm = $3 AND ha1 = $4);
+
 -- name: insert_session
 INSERT INTO auth.session (session_id, username, method, peer, client, expires_at, ends_at, token_until, refresh_hash)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);

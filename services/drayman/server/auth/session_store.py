@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from drayman.server.auth.audit import Author, Event, record
+from drayman.server.auth.digest import Secret
 from drayman.server.auth.refresh_tokens import Stored
 from drayman.server.platform.database import load_queries
 
@@ -86,6 +87,10 @@ class Logins:
         """Read a user; what is read holds until the commit, but for what does not revoke tokens."""
         await self._connection.execute(SQL["lock_user"], name)
         return _subject(await self._connection.fetchrow(SQL["subject"], name))
+
+    async def has_secret(self, name: str, secret: Secret) -> bool:
+        """Whether a password is a user's still; it stays so until the commit, if `subject` was read before."""
+        return bool(await self._connection.fetchval(SQL["has_secret"], name, secret.algorithm, secret.realm, secret.ha1))
 
     async def insert(
         self,

@@ -90,6 +90,8 @@ class Sessions:
             subject = await logins.subject(proven.username)
             if subject is None or subject.disabled:
                 raise NotProven(proven.refusal, "no such user" if subject is None else "disabled")
+            if proven.secret is not None and not await logins.has_secret(subject.name, proven.secret):
+                raise NotProven(proven.refusal, "the password was changed just now")
             await logins.insert(
                 refresh.session,
                 subject.name,
@@ -130,12 +132,14 @@ class Sessions:
         """Let a session go on. Raises NotProven (REFRESH_REFUSED)."""
         now = time.time()
         signing = await self._key_until(math.ceil(now + self._lifetimes.token))
+        known = await self._sessions.session(presented.session)
         async with self._sessions.logins() as logins:
+            # first the user, then the session: in the order of those who end sessions
+            subject = await logins.subject(known.username) if known else None
             stored = await logins.lock_session(presented.session)
             if stored is None:
                 raise NotProven(_refused(), "no such session")
             verdict = refresh_tokens.judge(stored.tokens, presented, request, now, self._lifetimes.grace)
-            subject = await logins.subject(stored.username)
             if verdict in (Verdict.ROTATE, Verdict.REPEAT):
                 if subject is None or subject.disabled:
                     raise NotProven(_refused(), "disabled")

@@ -8,9 +8,9 @@ from drayman.server.platform.trust import Caller
 
 
 async def require_present(store: Store, caller: Caller) -> bool:
-    """Raise Refusal (TOKEN_INVALID) if the caller is gone or disabled; returns whether they are an administrator still.
+    """Raise Refusal (TOKEN_INVALID) if the caller is gone or disabled; returns whether they are an administrator now.
 
-    A token outlives a removal, a disabling and a demotion. Auth, which knows better, does not let it change users and roles.
+    Services hear of a change a moment after it. Auth, which knows better, goes by what it has stored, in both directions.
     """
     standing = await store.standing(caller.username)
     if standing is None:
@@ -18,11 +18,11 @@ async def require_present(store: Store, caller: Caller) -> bool:
     admin, disabled = standing
     if disabled:
         raise Refusal("TOKEN_INVALID", f"user {caller.username} is disabled", metadata={"user": caller.username})
-    return admin and caller.admin
+    return admin
 
 
 async def require_admin(store: Store, caller: Caller) -> None:
-    """Raise Refusal (TOKEN_INVALID, ADMIN_ONLY) unless the caller is an administrator still."""
+    """Raise Refusal (TOKEN_INVALID, ADMIN_ONLY) unless the caller is an administrator now."""
     if not await require_present(store, caller):
         raise _admin_only(caller)
 

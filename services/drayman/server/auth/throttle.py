@@ -38,7 +38,9 @@ class Limit:
 USER_AT_PEER = Limit("user at peer", 10, 0.1)
 PEER = Limit("peer", 100, 1)
 USER = Limit("user at unfamiliar peers", 50, 1)
-LIMITS = (USER_AT_PEER, PEER, USER)
+#: What cannot be guessed (certificates, tokens) fails for other reasons, and must not keep a site's users from their passwords.
+PROOFS_OF_PEER = Limit("proofs of a peer", 200, 10)
+LIMITS = (USER_AT_PEER, PEER, USER, PROOFS_OF_PEER)
 
 #: An empty bucket has a token again after so many seconds at most.
 LONGEST_WAIT = max(1 / limit.rate for limit in LIMITS)
@@ -85,13 +87,17 @@ class Verdict:
 def buckets(username: str | None, peer: str) -> list[Bucket]:
     """Return what an attempt touches, in the order of their keys, which is that of locks.
 
-    `username` is as claimed and may be any text; None = the peer alone, for proofs that cannot be guessed.
+    `username` is as claimed and may be any text; None = the peer's own for proofs that cannot be guessed.
     """
     place = network(peer)
-    touched = [Bucket(PEER, _key("peer", place))]
-    if username is not None:
-        name = _folded(username)
-        touched += [Bucket(USER_AT_PEER, _key("user at peer", name, place)), Bucket(USER, _key("user", name))]
+    if username is None:
+        return [Bucket(PROOFS_OF_PEER, _key("proofs", place))]
+    name = _folded(username)
+    touched = [
+        Bucket(PEER, _key("peer", place)),
+        Bucket(USER_AT_PEER, _key("user at peer", name, place)),
+        Bucket(USER, _key("user", name)),
+    ]
     return sorted(touched, key=lambda bucket: bucket.key)
 
 

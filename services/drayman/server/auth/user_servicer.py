@@ -33,7 +33,7 @@ _RESULTS = {
 class UserServicer:
     """Creates, reads and changes users and roles.
 
-    Who tries to change what they may not change is refused here and not at the door, so that the audit log has it.
+    The door lets in who is an administrator by what was last heard; here the database is asked, and what is refused is written down.
     """
 
     def __init__(self, store: Store, sessions: Sessions, realm: str) -> None:

@@ -101,6 +101,7 @@ CREATE TABLE auth.audit_event (
 CREATE INDEX audit_event_at ON auth.audit_event (at, event_id);
 CREATE INDEX audit_event_actor ON auth.audit_event (actor, event_id);
 CREATE INDEX audit_event_subject ON auth.audit_event (subject, event_id);
+CREATE INDEX audit_event_action ON auth.audit_event (action, event_id);
 CREATE INDEX audit_event_refused ON auth.audit_event (event_id) WHERE refused;
 
 -- Token buckets of login attempts. Not logged: a crash of the database forgives.
