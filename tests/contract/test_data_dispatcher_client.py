@@ -140,10 +140,6 @@ def test_signatures(method: str, signature: str) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda client: client.login_ldap("ann", "secret"),
-        lambda client: client.login_token("ann", "token"),
-        lambda client: client.login_x509("ann", "cert.pem"),
-        lambda client: client.my_x509_dn("cert.pem"),
         lambda client: client.retry_request("get", "http://127.0.0.1/version"),
     ],
 )

@@ -46,7 +46,7 @@ def test_login_keeps_a_token_that_logout_forgets(stack: LocalStack, tmp_path: Pa
     # one's own password, by the token that is kept
     cli.ok("user", "password", "--password-stdin", stdin="other\n")
 
-    assert cli.ok("logout", "--json").json == {"url": stack.url, "forgotten": True}
+    assert cli.ok("logout", "--json").json == {"url": stack.url, "forgotten": True, "ended": 1}
     assert library.read_text() == ""
     token = cli.ok("login", name, "--password-stdin", "--print-token", stdin="other").out
     assert token.count(".") == 2

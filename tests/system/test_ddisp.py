@@ -361,12 +361,11 @@ def test_logins(stack: LocalStack, user: str, tmp_path: Path) -> None:
     assert nobody.ok("project", "list", "-a", "no=such").count("\n") == 3
     assert "Authentication failed" in nobody.refused("login", user, stdin="wrong\n")
     assert "empty" in nobody.refused("login", user)
-    # their server side is still to come: they say so
-    assert "(501)" in nobody.refused("login", "-m", "token", "-t", "abc", user)
-    assert "(501)" in nobody.refused("login", "-m", "x509", user, "proxy.pem")
+    assert "(401)" in nobody.refused("login", "-m", "token", "-t", "abc", user)
+    assert "proxy.pem" in nobody.refused("login", "-m", "x509", user, "proxy.pem")
     assert "certificate" in nobody.refused("login", "-m", "x509", user, code=2)
-    no_token = Ddisp(stack, tmp_path, None, XDG_RUNTIME_DIR=str(tmp_path), ID="7")
-    assert f"{tmp_path}/bt_u7" in no_token.refused("login", "-m", "token", user)
+    no_token = Ddisp(stack, tmp_path, None, XDG_RUNTIME_DIR=str(tmp_path))
+    assert f"{tmp_path}/bt_u{os.geteuid()}" in no_token.refused("login", "-m", "token", user)
 
     lines = nobody.ok("version").splitlines()
     assert [line.split(":")[0] for line in lines] == ["Server URL", "Server version", "Client version"]

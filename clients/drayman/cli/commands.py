@@ -6,14 +6,18 @@ import sys
 
 import click
 
+from drayman.cli.audit import audit
 from drayman.cli.demo import demo
 from drayman.cli.file import file
+from drayman.cli.key import key
 from drayman.cli.login import login, logout, whoami
 from drayman.cli.project import project
 from drayman.cli.role import role
 from drayman.cli.rse import rse
 from drayman.cli.search import search
+from drayman.cli.secret import secret
 from drayman.cli.serve import serve_command
+from drayman.cli.sessions import session
 from drayman.cli.user import user
 from drayman.cli.version import version
 from drayman.cli.worker import worker
@@ -34,9 +38,13 @@ drayman.add_command(demo)
 drayman.add_command(login)
 drayman.add_command(logout)
 drayman.add_command(whoami)
+drayman.add_command(session)
 drayman.add_command(version)
 drayman.add_command(user)
 drayman.add_command(role)
+drayman.add_command(audit)
+drayman.add_command(key)
+drayman.add_command(secret)
 drayman.add_command(project)
 project.add_command(search)
 drayman.add_command(file)

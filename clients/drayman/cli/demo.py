@@ -98,7 +98,8 @@ class _Demo:
         try:
             async with AuthClient(url) as auth:
                 stored = json.loads((self.home / "data" / "admin-credentials").read_text())
-                token = (await auth.login(stored["username"], stored["password"])).token
+                await auth.login(stored["username"], stored["password"])
+                token = (await auth.issue_token(stored["username"])).token  # a login's is an hour's
             async with DispatchClient(url, token) as dispatch:
                 project = await self._create_project(dispatch)
                 fleet = self._start_workers(url, token, project.project_id)

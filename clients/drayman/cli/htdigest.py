@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 
 from drayman.cli.output import Failure, printable
-from drayman.client.auth import Secret
+from drayman.client.users import Secret
 
 _ALGORITHMS = {32: "MD5", 64: "SHA-256"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
@@ -21,6 +22,18 @@ from drayman.client import (
 )
 
 _Parameters = ParamSpec("_Parameters")
+
+#: Refusals after which another token would not help: what is wrong is what somebody wants to log in with.
+_OF_LOGINS = (
+    "LOGIN_REFUSED",
+    "CERTIFICATE_MISSING",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_UNTRUSTED",
+    "CERTIFICATE_UNREGISTERED",
+    "FOREIGN_TOKEN_EXPIRED",
+    "FOREIGN_TOKEN_REFUSED",
+    "FOREIGN_TOKEN_UNREGISTERED",
+)
 
 
 class Misuse(Failure):
@@ -64,12 +77,12 @@ def explain(error: DraymanError) -> str:
     if isinstance(error, UnavailableError) and not error.reason:
         return f"cannot reach {deployment_url()}: is it up, and is DRAYMAN_URL right? ({text})"
     hint = ""
-    if isinstance(error, UnauthenticatedError) and error.reason != "LOGIN_REFUSED":
+    if isinstance(error, UnauthenticatedError) and error.reason not in _OF_LOGINS:
         hint = "; `drayman login USERNAME` gets a token"
         if os.environ.get("DRAYMAN_TOKEN"):
             hint = "; the token is that of DRAYMAN_TOKEN"
     elif isinstance(error, (UnavailableError, OverloadedError)):
-        hint = "; try again" if error.retry_after is None else f"; try again in {error.retry_after:g} s"
+        hint = "; try again" if error.retry_after is None else f"; try again in {math.ceil(error.retry_after)} s"
     elif isinstance(error, NotOfferedError):
         hint = f"; {deployment_url()} does not offer it"
     return f"{text} ({error.reason or error.code.name}){hint}"

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import click
 
-from drayman.cli.htdigest import read_secrets
-from drayman.cli.lines import numbered_lines
+from drayman.cli.identity import identity, identity_text, identity_title
 from drayman.cli.listing import print_json_array, print_rows
-from drayman.cli.output import Failure, json_option, print_fields, print_json, printable
+from drayman.cli.output import json_option, print_fields, print_json, printable
 from drayman.cli.passwords import read_password
 from drayman.cli.session import Misuse, calling
+from drayman.cli.user_import import import_users
 from drayman.cli.values import DURATION, local_time, plain, seconds
-from drayman.client import AlreadyExistsError, AuthClient, DraymanError, User
-from drayman.client.auth import Secret
+from drayman.client import AuthClient
+from drayman.client.users import User, UserClient
 
 
 @click.group()
 def user() -> None:
     """Who may log in. For administrators, except `show` and `password` for oneself."""
+
+
+user.add_command(identity)
+user.add_command(import_users)
 
 
 @user.command()
@@ -48,8 +50,8 @@ async def add(
     if no_password and password_stdin:
         raise Misuse("--no-password and --password-stdin exclude each other")
     password = None if no_password else read_password(from_stdin=password_stdin, new=True)
-    async with AuthClient() as auth:
-        added = await auth.create_user(
+    async with UserClient() as users:
+        added = await users.create_user(
             name,
             password,
             admin=admin,
@@ -66,12 +68,12 @@ async def add(
 @calling
 async def list_users(as_json: bool) -> None:
     """List all users."""
-    async with AuthClient() as auth:
+    async with UserClient() as users:
         if as_json:
-            await print_json_array(auth.users(), plain)
+            await print_json_array(users.users(), plain)
             return
         titles = ("user", "administrator", "disabled", "created", "roles", "email", "full name")
-        await print_rows(titles, auth.users(), _row)
+        await print_rows(titles, users.users(), _row)
 
 
 @user.command()
@@ -80,8 +82,8 @@ async def list_users(as_json: bool) -> None:
 @calling
 async def show(name: str, as_json: bool) -> None:
     """Show the user NAME."""
-    async with AuthClient() as auth:
-        found = await auth.get_user(name)
+    async with UserClient() as users:
+        found = await users.get_user(name)
     _show(found, as_json=as_json)
 
 
@@ -99,9 +101,31 @@ async def update(
     """Change the user NAME; what is not given stays."""
     if admin is None and disabled is None and full_name is None and email is None:
         raise Misuse("nothing to change: give --admin, --disable, --full-name or --email")
-    async with AuthClient() as auth:
-        changed = await auth.update_user(name, admin=admin, disabled=disabled, full_name=full_name, email=email)
+    async with UserClient() as users:
+        changed = await users.update_user(name, admin=admin, disabled=disabled, full_name=full_name, email=email)
     _show(changed, as_json=as_json)
+
+
+@user.command()
+@click.argument("name")
+@json_option
+@calling
+async def disable(name: str, as_json: bool) -> None:
+    """Keep the user NAME from logging in, and end their sessions at once."""
+    async with UserClient() as users:
+        changed = await users.update_user(name, disabled=True)
+    _say(f"user {printable(name)} disabled", plain(changed), as_json=as_json)
+
+
+@user.command()
+@click.argument("name")
+@json_option
+@calling
+async def enable(name: str, as_json: bool) -> None:
+    """Let the user NAME log in again."""
+    async with UserClient() as users:
+        changed = await users.update_user(name, disabled=False)
+    _say(f"user {printable(name)} enabled", plain(changed), as_json=as_json)
 
 
 @user.command()
@@ -110,8 +134,8 @@ async def update(
 @calling
 async def delete(name: str, as_json: bool) -> None:
     """Remove the user NAME; their projects stay."""
-    async with AuthClient() as auth:
-        await auth.delete_user(name)
+    async with UserClient() as users:
+        await users.delete_user(name)
     _say(f"user {printable(name)} removed", {"deleted": name}, as_json=as_json)
 
 
@@ -122,57 +146,28 @@ async def delete(name: str, as_json: bool) -> None:
 @calling
 async def password(name: str | None, password_stdin: bool, as_json: bool) -> None:
     """Change the password of NAME, by default one's own."""
-    async with AuthClient() as auth:
-        username = name or (await auth.auth_info()).username
-        await auth.set_password(username, read_password(from_stdin=password_stdin, new=True))
+    username = name or await _own_name()
+    async with UserClient() as users:
+        await users.set_password(username, read_password(from_stdin=password_stdin, new=True))
     _say(f"password of {printable(username)} changed", {"changed": username}, as_json=as_json)
-
-
-@user.command("import")
-@click.argument("source", metavar="FILE|-")
-@json_option
-@calling
-async def import_users(source: str, as_json: bool) -> None:
-    """Add users with the passwords they have elsewhere: lines `username:realm:hash`, as in htdigest files.
-
-    The hash is MD5 or SHA-256 by its length; a user may have a line of each. The passwords of users who exist are replaced. Nothing is
-    changed if a line cannot be read.
-    """
-    found = await read_secrets(numbered_lines(source))
-    if not found:
-        raise Failure("no users to import")
-    async with AuthClient() as auth:
-        added, changed = await _import(auth, found)
-    _say(f"{added} users added, {changed} changed", {"added": added, "changed": changed}, as_json=as_json)
 
 
 @user.command()
 @click.argument("name")
-@click.option("--lifetime", type=seconds, metavar=DURATION, help="How long it is valid; default: as after a login.")
+@click.option("--lifetime", type=seconds, metavar=DURATION, help="How long it is valid; default: a week.")
 @json_option
 @calling
 async def token(name: str, lifetime: float | None, as_json: bool) -> None:
     """Make a session token for the user NAME and print it."""
+    async with UserClient() as users:
+        session = await users.issue_token(name, lifetime)
+    record = {"token": session.token, "username": session.username, "expires": plain(session.expires)}
+    _say(session.token, record, as_json=as_json)
+
+
+async def _own_name() -> str:
     async with AuthClient() as auth:
-        session = await auth.issue_token(name, lifetime)
-    _say(session.token, plain(session), as_json=as_json)
-
-
-async def _import(auth: AuthClient, found: Mapping[str, Sequence[Secret]]) -> tuple[int, int]:
-    added = changed = 0
-    for username, secrets in found.items():
-        try:
-            try:
-                await auth.create_user(username, secrets=secrets)
-                added += 1
-            except AlreadyExistsError:
-                await auth.set_password(username, secrets=secrets)
-                changed += 1
-        except DraymanError as error:
-            before = f"; {added} users added and {changed} changed before" if added or changed else ""
-            error.message = f"user {username}: {error.message}{before}"
-            raise
-    return added, changed
+        return (await auth.auth_info()).username
 
 
 def _row(each: User) -> tuple[object, ...]:
@@ -193,6 +188,7 @@ def _show(each: User, *, as_json: bool) -> None:
             ("full name", each.full_name),
             ("email", each.email),
             ("created", local_time(each.created)),
+            *((identity_title(one), identity_text(one)) for one in each.identities),
         ]
     )
 

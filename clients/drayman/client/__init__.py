@@ -7,7 +7,7 @@ async with DispatchClient("grpc://dispatch.example.org:8600") as dispatch:
             await dispatch.done(handle)
 """
 
-from drayman.client.auth import AuthClient, AuthInfo, Role, Session, User
+from drayman.client.auth import AuthClient, Role, User
 from drayman.client.channel import DEFAULT_URL, UrlError, open_channel, open_sync_channel
 from drayman.client.dispatch import DispatchClient
 from drayman.client.errors import (
@@ -26,7 +26,9 @@ from drayman.client.errors import (
 )
 from drayman.client.files import Counts, File, Handle, Project, ProjectEnded, Reason, Replica, Report, Rse, TimedOut
 from drayman.client.history import HandleEvent, ProjectEvent
+from drayman.client.logins import AuthInfo
 from drayman.client.session import FileFailed, FileInHand, FileReleased, WorkSession
+from drayman.client.session_token import Session
 from drayman.client.watching import Progress
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ import grpc.aio
 DEFAULT_URL = "grpc://127.0.0.1:8600"
 DEFAULT_PORT = 8600
 
+#: Set to `true` by whoever knows that nobody else hears what goes over the network in the clear.
+INSECURE_PLAINTEXT = "DRAYMAN_INSECURE_PLAINTEXT"
+
+_YES = ("true", "yes", "on", "1")
+
+_AUTH = "drayman.auth.v1"
 _DISPATCH = "drayman.dispatch.v1"
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -43,8 +50,14 @@ _SERVICE_CONFIG = {
                 {"service": f"{_DISPATCH}.StorageService", "method": "UpdateReplicas"},
                 {"service": f"{_DISPATCH}.HistoryService", "method": "ListProjectEvents"},
                 {"service": f"{_DISPATCH}.HistoryService", "method": "ListHandleEvents"},
+                {"service": f"{_AUTH}.TrustService", "method": "WatchTrust"},
+                {"service": f"{_AUTH}.SecretService", "method": "ListSecrets"},
+                {"service": f"{_AUTH}.AuditService", "method": "ListAuditEvents"},
             ],
         },
+        # Not the last step of a login: a nonce serves once, so that a repetition of what did arrive would be called a wrong password.
+        # Who logs in begins anew, with a new nonce.
+        {"name": [{"service": f"{_AUTH}.AuthService", "method": "Login"}]},
     ],
 }
 _OPTIONS: list[tuple[str, int | str]] = [
@@ -71,15 +84,22 @@ class Address:
     target: str
     tls: bool
 
+    @property
+    def readable(self) -> bool:
+        """Whether others could read what is sent there: no TLS, and not this machine."""
+        return not self.tls and not all(map(_is_loopback, self.target.removeprefix("dns:///").split(",")))
+
 
 def parse_url(url: str | None = None) -> Address:
     """Read `grpc://host[:port][,host:port...]` (plaintext) or `grpcs://...` (TLS); None = `DRAYMAN_URL`, else the default.
 
-    `http` and `https` are taken for the same, for scripts that have such a URL. Raises UrlError.
+    `http` and `https` are taken for the same, for scripts that have such a URL. Without a scheme it is plaintext on loopback and TLS
+    beyond. Plaintext beyond loopback is refused unless `DRAYMAN_INSECURE_PLAINTEXT` is `true`. Raises UrlError.
     """
     text = url or os.environ.get("DRAYMAN_URL") or DEFAULT_URL
+    bare = "://" not in text
     try:
-        parts = urlsplit(text if "://" in text else f"grpc://{text}")
+        parts = urlsplit(f"grpc://{text}" if bare else text)
     except ValueError as error:
         # not shown, as below: there may be a password in it
         raise UrlError("the URL cannot be read: expected grpc://HOST:PORT or grpcs://HOST:PORT") from error
@@ -88,13 +108,13 @@ def parse_url(url: str | None = None) -> Address:
     if parts.scheme not in ("grpc", "grpcs", "http", "https"):
         raise UrlError(f"{text!r}: expected grpc://HOST:PORT or grpcs://HOST:PORT")
     hosts = [_with_port(text, host) for host in parts.netloc.split(",")]
-    tls = parts.scheme in ("grpcs", "https")
-    if len(hosts) == 1:
-        return Address(f"dns:///{hosts[0]}", tls)
-    kind = "ipv6" if all(host.startswith("[") for host in hosts) else "ipv4"
-    if kind == "ipv4" and not all(host.rpartition(":")[0].replace(".", "").isdigit() for host in hosts):
-        raise UrlError(f"{text!r}: several hosts must be given by IP address; or give one name that resolves to all")
-    return Address(f"{kind}:{','.join(hosts)}", tls)
+    nearby = all(map(_is_loopback, hosts))
+    tls = not nearby if bare else parts.scheme in ("grpcs", "https")
+    if not (tls or nearby or os.environ.get(INSECURE_PLAINTEXT, "").lower() in _YES):
+        raise UrlError(
+            f"{text!r}: others could read what is sent there; use grpcs://, or set {INSECURE_PLAINTEXT}=true if nobody can listen"
+        )
+    return Address(_target(text, hosts), tls)
 
 
 def open_channel(url: str | None = None, *, root_certificates: bytes | None = None) -> grpc.aio.Channel:
@@ -119,6 +139,24 @@ def open_sync_channel(
         credentials = grpc.ssl_channel_credentials(root_certificates or _roots())
         return grpc.secure_channel(address.target, credentials, options=options)
     return grpc.insecure_channel(address.target, options=options)
+
+
+def _target(url: str, hosts: list[str]) -> str:
+    if len(hosts) == 1:
+        return f"dns:///{hosts[0]}"
+    kind = "ipv6" if all(host.startswith("[") for host in hosts) else "ipv4"
+    if kind == "ipv4" and not all(host.rpartition(":")[0].replace(".", "").isdigit() for host in hosts):
+        raise UrlError(f"{url!r}: several hosts must be given by IP address; or give one name that resolves to all")
+    return f"{kind}:{','.join(hosts)}"
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether `host:port` is this machine."""
+    name = host.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]").lower()
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def _roots() -> bytes | None:

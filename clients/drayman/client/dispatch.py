@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -83,8 +83,13 @@ class DispatchClient(HistoryCalls, WatchingCalls, WorkingCalls):
             spec.worker_timeout.CopyFrom(duration(worker_timeout))
         if idle_timeout is not None:
             spec.idle_timeout.CopyFrom(duration(idle_timeout))
-        parts = _parts(project_pb.CreateProjectRequest, project_pb.CreateProjectRequest(spec=spec), files)
-        return project_of((await self._send(self._projects.CreateProject, parts)).project)
+        first = project_pb.CreateProjectRequest(spec=spec)
+        reply = await self._send(
+            self._projects.CreateProject,
+            lambda: _parts(project_pb.CreateProjectRequest, first, files),
+            again=isinstance(files, Collection),
+        )
+        return project_of(reply.project)
 
     async def add_files(
         self,
@@ -102,8 +107,12 @@ class DispatchClient(HistoryCalls, WatchingCalls, WorkingCalls):
         begin = project_pb.BeginAddFiles(project_id=project_id, skip_existing=skip_existing, request_id=str(uuid4()))
         if open is not None:
             begin.open = open
-        parts = _parts(project_pb.AddFilesRequest, project_pb.AddFilesRequest(begin=begin), files)
-        reply = await self._send(self._projects.AddFiles, parts)
+        first = project_pb.AddFilesRequest(begin=begin)
+        reply = await self._send(
+            self._projects.AddFiles,
+            lambda: _parts(project_pb.AddFilesRequest, first, files),
+            again=isinstance(files, Collection),
+        )
         return project_of(reply.project), reply.added, reply.skipped
 
     async def copy_project(
@@ -266,7 +275,11 @@ class DispatchClient(HistoryCalls, WatchingCalls, WorkingCalls):
         self, upserts: Iterable[Replica] = (), deletes: Iterable[Replica] = ()
     ) -> tuple[int, int]:
         """Add, change and remove any number of replicas; returns how many were written and removed. For administrators."""
-        reply = await self._send(self._storage.UpdateReplicas, _changes(upserts, deletes))
+        reply = await self._send(
+            self._storage.UpdateReplicas,
+            lambda: _changes(upserts, deletes),
+            again=isinstance(upserts, Collection) and isinstance(deletes, Collection),
+        )
         return reply.upserted, reply.deleted
 
     async def replicas(self, files: Iterable[File]) -> list[Replica]:

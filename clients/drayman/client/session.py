@@ -230,6 +230,7 @@ class WorkSession:
         self._something_to_say = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
+        self._refused = False
 
     # --- what a worker does ------------------------------------------------------------------------------------------
 
@@ -344,13 +345,15 @@ class WorkSession:
 
     async def _one_stream(self) -> bool:
         """Run the session on one stream; True if it is over, False if it goes on elsewhere. Raises DraymanError."""
-        call = self._stub.Work(metadata=self._credentials.metadata())
+        metadata = await self._credentials.fresh()
+        call = self._stub.Work(metadata=metadata)
         speaking: asyncio.Task[None] | None = None
         try:
             with suppress(asyncio.InvalidStateError):  # it is over already: reading says why
                 await call.write(self._opening())
             async for response in call:
                 self._patience.renew()
+                self._refused = False
                 if response.HasField("started"):
                     self._begin(response.started)
                     speaking = asyncio.create_task(self._speak(call), name="drayman session, speaking")
@@ -363,13 +366,18 @@ class WorkSession:
         except grpc.aio.AioRpcError as error:
             if error.details() == _WRITE_FAILED:
                 raise UnavailableError("the stream broke", code=grpc.StatusCode.UNAVAILABLE) from None
-            raise from_rpc_error(error) from None
+            problem = from_rpc_error(error)
         finally:
             if speaking is not None:
                 speaking.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await speaking
             call.cancel()
+        # a token that has expired is replaced, and the session goes on; unless that did not help the last time
+        if not self._refused and await self._credentials.cures(problem, metadata):
+            self._refused = True
+            raise UnavailableError("the token expired on the way", code=grpc.StatusCode.UNAVAILABLE)
+        raise problem
 
     def _opening(self) -> pb.WorkRequest:
         """Everything a replica must know that has never heard of this session, or not of its latest."""

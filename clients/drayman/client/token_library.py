@@ -6,35 +6,18 @@ that exists and can be read counts, else it is created at the first of them that
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from drayman.client.session_token import expired
+
 #: What tells one state of the file from another. The time alone does not: its clock ticks slowly, and logins come in scripts.
-_Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int]
 
 _NAME = ".token_library"
 _SHARED = Path("/tmp") / _NAME  # noqa: S108 - the documented third place; what is not ours there is not trusted
-
-
-def expiration(token: str) -> float | None:
-    """Return the `exp` claim of an encoded token in seconds since 1970; None if it has none or is not one. Nothing is verified."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"])
-    except (LookupError, TypeError, ValueError):
-        return None
-
-
-def expired(token: str, now: float | None = None) -> bool:
-    """Whether a token says that its time is over."""
-    end = expiration(token)
-    return end is not None and end <= (time.time() if now is None else now)
 
 
 class TokenLibrary:
@@ -42,7 +25,7 @@ class TokenLibrary:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._given = Path(path) if path is not None else None
-        self._loaded: tuple[Path, _Stamp] | None = None
+        self._loaded: tuple[Path, Stamp] | None = None
         self._tokens: dict[str, str] = {}
         self.reload()
 
@@ -57,7 +40,7 @@ class TokenLibrary:
         try:
             if path is None:
                 return False
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
             if self._loaded == (path, stamp):
                 return False
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -92,8 +75,8 @@ class TokenLibrary:
         problem: OSError = FileNotFoundError("no place for a token library")
         for place in [found] if found is not None else _places():
             try:
-                _replace(place, text)
-                self._loaded = (place, _stamp(place))
+                replace_file(place, text)
+                self._loaded = (place, stamp_of(place))
             except OSError as error:
                 problem = error
             else:
@@ -101,7 +84,8 @@ class TokenLibrary:
         raise problem
 
 
-def _stamp(path: Path) -> _Stamp:
+def stamp_of(path: Path) -> Stamp:
+    """Return what tells one state of a file from another. Raises OSError."""
     status = path.stat()
     return status.st_mtime_ns, status.st_ino, status.st_size
 
@@ -122,12 +106,18 @@ def _existing(places: Iterable[Path]) -> Iterator[Path]:
             yield place
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file at once and for the owner only: another process sees the old or the new one."""
+def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file at once and for the owner only: another process sees the old or the new one; `durable`: so does who comes after a crash.
+
+    Raises OSError.
+    """
     handle, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(handle)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from drayman.client.calls import Client
-from drayman.client.errors import DraymanError, OverloadedError, UnavailableError, from_rpc_error
+from drayman.client.errors import DraymanError, OverloadedError, UnavailableError
 from drayman.client.files import (
     Handle,
     ProjectEnded,
@@ -126,10 +126,7 @@ class WorkingCalls(Client):
         )
         # an open-ended wait has no deadline; others get room for the answer
         deadline = None if timeout is None else timeout + self._timeout
-        try:
-            reply = await self._handles.ReserveFiles(request, metadata=self.credentials.metadata(), timeout=deadline)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+        reply = await self._ask(self._handles.ReserveFiles, request, deadline)
         if reply.HasField("project_ended"):
             return ended_of(reply.project_ended)
         if not reply.files:

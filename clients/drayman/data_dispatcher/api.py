@@ -62,7 +62,7 @@ class DataDispatcherClient(ProjectCalls, WorkerCalls, StorageCalls, HistoryCalls
 
     Raises TypeError if no URL is known, OSError if a needed token file cannot be read. Nothing is connected before the first call.
 
-    All calls but the last step of a login are sent again while no service answers or all are overloaded, after random growing
-    pauses, for up to `RetryBudget` seconds; then ServerError with status 503 is raised, and TimeoutError if an answer takes longer
+    Calls are sent again, and logins begun anew, while no service answers or all are overloaded, after random growing pauses, for up to
+    `RetryBudget` seconds; then ServerError with status 503 is raised, and TimeoutError if an answer takes longer
     than `timeout`. Everything that the client raises about a call is an APIError, with `StatusCode`, `Message` and `URL` (section 4).
     """

@@ -36,6 +36,8 @@ from drayman.dispatch.v1 import (
 _Reply = TypeVar("_Reply")
 
 _CLOSED_HERE = "Channel closed!"
+#: Refusals that another token of the same session may cure.
+_CURABLE = ("TOKEN_EXPIRED", "TOKEN_REVOKED")
 
 
 class ClientCore:
@@ -161,17 +163,27 @@ class ClientCore:
         *,
         late_passes: bool = False,
     ) -> None:
-        """Sleep if the call may be sent again, else raise the documented error. `late_passes`: after its deadline it may, too."""
+        """Sleep if the call may be sent again, else raise the documented error. `late_passes`: after its deadline it may, too.
+
+        After a refusal of the token it may if there is another one.
+        """
         found = from_rpc_error(error)
-        passing = _passing(found) or (late_passes and isinstance(found, DeadlineError))
-        if not (passing and backoff.pause(found.retry_after)):
+        if found.reason in _CURABLE and isinstance(backoff, _Attempts) and not backoff.renewed:
+            try:
+                if self._sources.renew():
+                    backoff.renewed = True
+                    return
+            except UnavailableError as away:
+                found = away
+        again = passing(found) or (late_passes and isinstance(found, DeadlineError))
+        if not (again and backoff.pause(found.retry_after)):
             raise from_drayman_error(found, self._url(request)) from None
 
     def _backoff(self, budget: float | None = None) -> Backoff:
-        return Backoff(self.RetryBudget if budget is None else budget, self.InitialRetry, self.RetryExponent)
+        return _Attempts(self.RetryBudget if budget is None else budget, self.InitialRetry, self.RetryExponent)
 
     def _metadata(self) -> Metadata:
-        return bearer(self.Token)
+        return bearer(self._sources.fresh())
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +202,18 @@ class ClientCore:
         return f"{(base or '').removesuffix('/auth').rstrip('/')}/{path}"
 
 
-def _passing(error: DraymanError) -> bool:
+class _Attempts(Backoff):
+    """The attempts of one call: a token that has expired is replaced once, until something is heard."""
+
+    renewed = False
+
+    def succeeded(self, first: float) -> None:
+        """Something was heard: the next failure begins anew."""
+        super().succeeded(first)
+        self.renewed = False
+
+
+def passing(error: DraymanError) -> bool:
     """Whether the same call may be answered later."""
     if error.code is grpc.StatusCode.CANCELLED:
         # a server that shuts down drops so what it has not begun; the other one who may be is us, by `close` in another thread

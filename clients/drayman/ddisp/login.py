@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from drayman.client.bearer_discovery import BearerTokenError, discover_bearer_token
 from drayman.ddisp.client import Client
 from drayman.ddisp.command import Command, Option, Options
 from drayman.ddisp.endings import Misuse, Refusal
@@ -28,7 +29,7 @@ def _login(client: Client, options: Options, operands: list[str]) -> None:
     if mechanism == "x509":
         if not credentials:
             raise Misuse("a certificate or proxy file is needed: ddisp login -m x509 <user> <cert> [<key>]")
-        name, expires = client.login_x509(user, credentials[0], credentials[-1])
+        name, expires = client.login_x509(user, *credentials)
     elif mechanism == "token":
         name, expires = client.login_token(user, _token(options.get("t"), os.environ))
     else:
@@ -55,21 +56,27 @@ def _password() -> str:
 
 
 def _token(given: str | None, environment: Mapping[str, str]) -> str:
-    """Return the token to log in with: -t (a token or a file), BEARER_TOKEN, BEARER_TOKEN_FILE, bt_u<uid>. Raises Refusal, OSError."""
+    """Return the token to log in with: -t (a token or a file), else the one that lies where the WLCG looks. Raises Refusal, OSError."""
     if given is not None:
-        token = Path(given).read_text(encoding="utf-8") if Path(given).is_file() else given
-    elif environment.get("BEARER_TOKEN"):
-        token = environment["BEARER_TOKEN"]
-    else:
-        folder = environment.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108 - the documented place
-        standard = Path(folder) / f"bt_u{environment.get('ID') or os.geteuid()}"
-        file = Path(environment.get("BEARER_TOKEN_FILE") or standard)
-        if not file.is_file():
-            raise Refusal(f"no token: give -t, or set BEARER_TOKEN or BEARER_TOKEN_FILE; there is no file {file}")
-        token = file.read_text(encoding="utf-8")
-    if not token.strip():
-        raise Refusal("the token is empty")
-    return token.strip()
+        token = Path(given).read_text(encoding="utf-8") if _is_file(given) else given
+        if not token.strip():
+            raise Refusal("the token is empty")
+        return token.strip()
+    try:
+        found = discover_bearer_token(environment)
+    except BearerTokenError as error:
+        raise Refusal(str(error)) from error
+    if found is None:
+        place = f"{environment.get('XDG_RUNTIME_DIR') or '/tmp'}/bt_u{os.geteuid()}"  # noqa: S108 - the documented place
+        raise Refusal(f"no token: give -t, or set BEARER_TOKEN or BEARER_TOKEN_FILE; there is no file {place}")
+    return found.token
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a name: a token
+        return False
 
 
 LOGIN = Command(

@@ -182,7 +182,11 @@ class LocalStack:
     def _as_admin(self, method: Any, request: Any) -> Any:
         try:
             if not self._admin_token:
-                self._admin_token = self._log_in()
+                # a login's token is an hour's, and a stack may live for longer
+                own = user_service_pb2.IssueTokenRequest(username=self.admin[0])
+                self._admin_token = (
+                    self._users().IssueToken(own, metadata=tuple(bearer(self._log_in())), timeout=30).token.token
+                )
             return method(request, metadata=bearer(self._admin_token), timeout=30, wait_for_ready=True)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None

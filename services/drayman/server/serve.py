@@ -161,10 +161,14 @@ def _auth_channel(settings: Settings, services: Sequence[str], inner_port: int) 
     """Open the channel to auth: in this process, or where the settings say. Raises SettingsError."""
     if not settings.auth_url:
         if "auth" not in services:
-            raise SettingsError("auth does not run in this process: set auth_url to where it does, and service_key to its key")
+            raise SettingsError(
+                "auth does not run in this process: set auth_url to where it does, and service_key to its key"
+            )
         return grpc.aio.insecure_channel(f"127.0.0.1:{inner_port}")
     if not settings.service_key:
-        raise SettingsError("auth_url is set: set service_key to the one that auth has, so that auth knows this process")
+        raise SettingsError(
+            "auth_url is set: set service_key to the one that auth has, so that auth knows this process"
+        )
     try:
         return open_channel(settings.auth_url)
     except UrlError as error:

@@ -214,7 +214,9 @@ async def relay(port: int, *, source: str = "127.0.0.1", own_port: int = 0) -> A
         except OSError:
             writer.transport.abort()
             return
-        pumps.update((asyncio.create_task(_pump(reader, other_writer)), asyncio.create_task(_pump(other_reader, writer))))
+        pumps.update(
+            (asyncio.create_task(_pump(reader, other_writer)), asyncio.create_task(_pump(other_reader, writer)))
+        )
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
     try:

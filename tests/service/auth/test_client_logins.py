@@ -302,20 +302,24 @@ async def test_the_command_logs_in_on_a_web_page(place: Place) -> None:
     assert out.decode().startswith("ada is logged in")
 
 
+async def limit_of(client: AuthClient, name: str) -> OverloadedError:
+    """Try wrong passwords until that is not allowed any more."""
+    for _ in range(40):
+        try:
+            await client.login(name, "wrong")
+        except UnauthenticatedError:
+            continue
+        except OverloadedError as error:
+            return error
+    raise AssertionError("never limited")
+
+
 async def test_attempts_are_limited_and_told_in_one_line(place: Place) -> None:
     name = await place.site.add_user(password="secret")
     async with AuthClient() as client:
-        for _ in range(40):
-            try:
-                await client.login(name, "wrong")
-            except UnauthenticatedError:
-                continue
-            except OverloadedError as error:
-                assert error.reason == "LOGIN_THROTTLED"
-                assert error.retry_after
-                break
-        else:
-            pytest.fail("never limited")
+        limit = await limit_of(client, name)
+    assert limit.reason == "LOGIN_THROTTLED"
+    assert limit.retry_after
     done = await asyncio.to_thread(drayman, place, "login", name, "--method", "digest", "--password-stdin", stdin="x\n")
     assert done.returncode == 1
     assert re.search(r"\(LOGIN_THROTTLED\); try again in \d+ s\n$", done.stderr)

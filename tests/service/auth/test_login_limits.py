@@ -124,10 +124,10 @@ async def test_tokens_come_back_with_time(limits: LoginLimits, database: asyncpg
 
 
 async def test_what_succeeds_costs_nothing(limits: LoginLimits, database: asyncpg.Pool) -> None:
-    for _ in range(9):
-        assert await fail(limits, "ann") == 0
     for _ in range(120):
         await succeed(limits, "ann")
+    for _ in range(9):
+        assert await fail(limits, "ann") == 0
     # one that is in progress holds its token, and one that fails in the end keeps it
     with suppress(WrongPasswordError):
         async with limits.attempt("ann", HOME) as attempt:
@@ -140,6 +140,14 @@ async def test_what_succeeds_costs_nothing(limits: LoginLimits, database: asyncp
         attempt.succeeded("")
     after = await levels(database)
     assert sum(after.values()) == pytest.approx(sum(before.values()) + 1)
+
+
+async def test_who_has_proved_who_they_are_has_not_been_guessing(limits: LoginLimits) -> None:
+    """Passwords that LDAP refuses and that are right here do not add up; other users at that address go on failing."""
+    for _ in range(30):
+        assert await fail(limits, "ann") == 0
+        await succeed(limits, "ann")
+    assert await let_in([fail(limits, "bob") for _ in range(12)]) == 10
 
 
 async def levels(database: asyncpg.Pool) -> dict[bytes, float]:
@@ -325,7 +333,7 @@ _TYPES = {
     "look": ("bytea[], double precision[], text, text", r"'{\\x00}', '{10}', 'u1', '192.0.2.1'"),
     "take": ("bytea[], double precision[], timestamptz[]", r"'{\\x00}', '{1}', '{now}'"),
     "tell": ("bytea[]", r"'{\\x00}'"),
-    "give_back": ("bytea[]", r"'{\\x00}'"),
+    "give_back": ("bytea[], float8[]", r"'{\\x00}', '{1}'"),
     "remember": ("text, text", "'u1', '192.0.2.1'"),
     "sweep_attempts": ("interval, int", "'1 day', 1000"),
     "mend_clocks": ("int", "1000"),

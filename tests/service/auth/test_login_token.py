@@ -134,7 +134,7 @@ async def test_a_token_logs_in_the_user_whom_it_names(tokens: Tokens, profile: s
 @pytest.mark.parametrize("profile", ["oidc", "wlcg", "scitokens"])
 async def test_a_registered_subject_logs_in_its_user(tokens: Tokens, profile: str) -> None:
     issuer, subject = tokens.issuers[profile], str(uuid4())
-    subjects = {"token_subject": user_service_pb2.TokenSubject(issuer=issuer.url, subject=subject)}
+    subjects: dict[str, Any] = {"token_subject": user_service_pb2.TokenSubject(issuer=issuer.url, subject=subject)}
     name = await tokens.site.add_user(**subjects)
     token = tokens.make(profile, subject)
     for username in (name, ""):
@@ -157,7 +157,7 @@ async def test_what_is_wrong_with_a_token_is_told(tokens: Tokens) -> None:
     name, now = await tokens.site.add_user(), int(time.time())
     oidc = tokens.issuers["oidc"]
     stranger = new_key("ES256")
-    own = list(oidc.keys.values())[0][1]
+    own = next(iter(oidc.keys.values()))[1]
     cases = {
         "expired": (tokens.make("oidc", name, exp=now - 60), "EXPIRED", "expired"),
         "not valid yet": (tokens.make("oidc", name, nbf=now + 60), "EXPIRED", "immature"),

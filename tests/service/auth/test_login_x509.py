@@ -61,7 +61,7 @@ async def login(channel: grpc.aio.Channel, username: str = "") -> Any:
 def slashed(identity: Identity) -> str:
     """The subject as grids write it."""
     short = {NameOID.DOMAIN_COMPONENT: "DC", NameOID.ORGANIZATION_NAME: "O", NameOID.COMMON_NAME: "CN"}
-    return "".join(f"/{short[part.oid]}={part.value}" for part in identity.certificate.subject)
+    return "".join(f"/{short[part.oid]}={part.value!s}" for part in identity.certificate.subject)
 
 
 @asynccontextmanager

@@ -241,6 +241,33 @@ async def test_a_session_that_was_ended_is_begun_again_with_the_password(shared:
         assert info.session_id != session.session_id
 
 
+async def test_streams_that_end_with_their_session_are_opened_again_in_the_next(shared: Deployment) -> None:
+    async with AuthClient(shared.url) as auth, AuthClient(shared.url) as other:
+        session = await auth.login("ann", "secret")
+        await other.login("ann", "secret")
+        async with DispatchClient(shared.url, credentials=auth.credentials) as dispatch:
+            project = await dispatch.create_project([], attributes={"virtual": True}, open=True)
+            worked = await dispatch.create_project([], attributes={"virtual": True}, open=True)
+            waiting = asyncio.create_task(dispatch.next_file(project.project_id, "w"))
+            watching = dispatch.watch_project(project.project_id)
+            await anext(watching)
+            async with dispatch.work(worked.project_id, "w") as work:
+                await other.revoke_sessions(session.session_id)
+                await until(gone(session.token))
+                await dispatch.add_files(project.project_id, [File("data", "late")], open=False)
+                await dispatch.add_files(worked.project_id, [File("data", "late")], open=False)
+                async with asyncio.timeout(20):
+                    async with await anext(work):
+                        pass
+                    handle = await waiting
+                    assert isinstance(handle, Handle)
+                    await dispatch.done(handle)
+                    states = [progress.project.state async for progress in watching]
+            assert states[-1] == "done"
+            assert (await dispatch.get_project(worked.project_id)).state == "done"
+        assert (await auth.auth_info()).session_id != session.session_id
+
+
 async def test_one_that_nobody_can_begin_again_is_dropped(shared: Deployment) -> None:
     session = await at_home(shared)
     async with AuthClient(shared.url) as client, AuthClient(shared.url) as other:

@@ -4,12 +4,17 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
+from drayman.auth.v1 import secret_service_pb2 as pb
+from drayman.client import ForbiddenError, InvalidRequestError, OverloadedError
+from drayman.client.user_secrets import SecretClient, UserSecret
 from drayman.server.auth import sealing
 from drayman.server.auth.keys import SigningKey
 from drayman.server.auth.sealing import SealingKeys, Tampered, new_key
@@ -19,6 +24,7 @@ from drayman.server.auth.store import HERE, Store
 from drayman.server.platform.database import migrate, open_pool
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.settings import SettingsError
+from drayman.testing import LocalStack
 
 VALUE = "correct horse battery staple"
 
@@ -353,3 +359,85 @@ async def test_auths_own_keys_count_as_in_use(pool: asyncpg.Pool, path: Path, ta
         await pool.execute("INSERT INTO auth.nonce_key (secret, sealed_by) VALUES ($1, 'lost')", bytes(60))
     with pytest.raises(SettingsError, match="lost"):
         await open_keys(pool, path)
+
+
+# --- over a real channel ---------------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def ann(stack: LocalStack) -> AsyncIterator[SecretClient]:
+    name = f"ann-{uuid4().hex[:8]}"
+    stack.add_user(name)
+    async with SecretClient(stack.url, stack.token(name), timeout=30) as client:
+        yield client
+
+
+async def test_a_client(ann: SecretClient) -> None:
+    await ann.set("b", "two")
+    await ann.set("a", "")
+    assert await ann.get() == {"a": "", "b": "two"}
+    assert await ann.get(["b", "c"]) == {"b": "two"}
+    assert await ann.get([]) == {}
+    assert await ann.keys() == ["a", "b"]
+    (secret,) = [each async for each in ann.secrets(["b"], values=False)]
+    assert (secret.key, secret.value, secret.length) == ("b", None, 3)
+    assert datetime.now(UTC) - secret.changed < timedelta(minutes=5)
+    assert (await ann.delete("b"), await ann.delete("b"), await ann.delete_all()) == (True, False, 1)
+    assert "two" not in repr([UserSecret("b", "two", 3, secret.changed)])
+
+
+async def test_keys_that_nothing_can_have(ann: SecretClient) -> None:
+    await ann.set("a", "value")
+    impossible = ["", "k" * 256, "NUL \0", "a\n"]
+    assert await ann.get(impossible) == {}, "not all of them"
+    assert await ann.get([*impossible, "a"]) == {"a": "value"}
+    assert [await ann.delete(key) for key in impossible[1:]] == [False] * 3
+    for key in impossible:
+        with pytest.raises(InvalidRequestError) as refused:
+            await ann.set(key, "value")
+        assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "key")
+    for value in ("\0", "x" * (LONGEST_VALUE + 1)):
+        with pytest.raises(InvalidRequestError) as refused:
+            await ann.set("a", value)
+        assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "value")
+    assert await ann.get() == {"a": "value"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.DeleteSecretsRequest(), "target"),
+        (pb.DeleteSecretsRequest(all=False), "all"),
+        (pb.DeleteSecretsRequest(key=""), "key"),
+    ],
+)
+async def test_a_deletion_says_of_what(ann: SecretClient, request_: pb.DeleteSecretsRequest, field: str) -> None:
+    await ann.set("a", "value")
+    with pytest.raises(InvalidRequestError) as refused:
+        await ann._call(ann._secrets.DeleteSecrets, request_)
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", field)
+    assert await ann.keys() == ["a"]
+
+
+async def test_more_secrets_than_a_user_may_have(ann: SecretClient) -> None:
+    value = "ä" * LONGEST_VALUE
+    for number in range(32):
+        await ann.set(f"k{number}", value)
+    with pytest.raises(OverloadedError) as refused:
+        await ann.set("one more", value)
+    assert refused.value.reason == "TOO_MANY_SECRETS"
+    # and all of them can be read: more than would fit into one message
+    found = await ann.get()
+    assert (len(found), set(found.values())) == (32, {value})
+    await ann.delete_all()
+
+
+async def test_administrators_read_nobody_elses_secrets(stack: LocalStack, ann: SecretClient) -> None:
+    await ann.set("a", "value")
+    async with SecretClient(stack.url, stack.token(stack.admin[0]), timeout=30) as admin:
+        assert "a" not in await admin.get()
+        await admin.delete_all()
+    assert await ann.get() == {"a": "value"}
+    with pytest.raises(ForbiddenError) as refused:
+        await ann.reencrypt()
+    assert refused.value.reason == "ADMIN_ONLY"

@@ -3,31 +3,79 @@ from pathlib import Path
 
 import pytest
 
-from drayman.auth.v1 import auth_service_pb2, user_service_pb2
+from drayman.auth.v1 import (
+    audit_service_pb2,
+    auth_service_pb2,
+    secret_service_pb2,
+    session_service_pb2,
+    trust_service_pb2,
+    user_service_pb2,
+)
 from drayman.client import channel
 from drayman.client.channel import Address, UrlError, open_channel, open_sync_channel, parse_url
 from drayman.dispatch.v1 import handle_service_pb2, history_service_pb2, project_service_pb2, storage_service_pb2
+from drayman.system.v1 import system_service_pb2
 
 
 @pytest.mark.parametrize(
     ("url", "target", "tls"),
     [
-        ("grpc://host:1234", "dns:///host:1234", False),
-        ("grpc://host", "dns:///host:8600", False),
-        ("host:1234", "dns:///host:1234", False),
-        ("host", "dns:///host:8600", False),
+        ("grpc://localhost:1234", "dns:///localhost:1234", False),
+        ("grpc://LocalHost", "dns:///LocalHost:8600", False),
+        ("localhost:1234", "dns:///localhost:1234", False),
+        ("127.0.0.1", "dns:///127.0.0.1:8600", False),
+        ("127.8.9.1", "dns:///127.8.9.1:8600", False),
+        # what has no scheme is not sent in the clear
+        ("host:1234", "dns:///host:1234", True),
+        ("host", "dns:///host:8600", True),
+        ("127.0.0.1,10.0.0.1", "ipv4:127.0.0.1:8600,10.0.0.1:8600", True),
         ("grpcs://host.example.org:443", "dns:///host.example.org:443", True),
-        ("http://host:1234/path", "dns:///host:1234", False),
+        ("http://localhost:1234/path", "dns:///localhost:1234", False),
         ("https://host", "dns:///host:8600", True),
         ("grpc://[::1]:1234", "dns:///[::1]:1234", False),
         ("grpc://[::1]", "dns:///[::1]:8600", False),
-        ("grpc://10.0.0.1:1,10.0.0.2", "ipv4:10.0.0.1:1,10.0.0.2:8600", False),
+        ("grpc://127.0.0.1:1,127.0.0.2", "ipv4:127.0.0.1:1,127.0.0.2:8600", False),
         ("grpcs://[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2", True),
         ("grpc://127.0.0.1:65535", "dns:///127.0.0.1:65535", False),
     ],
 )
 def test_urls(url: str, target: str, tls: bool) -> None:
     assert parse_url(url) == Address(target, tls)
+    assert not parse_url(url).readable
+
+
+REMOTE = [
+    "grpc://host:1234",
+    "http://host",
+    "grpc://10.0.0.1",
+    "grpc://0.0.0.0:1",
+    "grpc://[::2]:1",
+    "grpc://127.0.0.1.example.org",
+    "grpc://localhost.example.org",
+    "grpc://127.0.0.1:1,10.0.0.2:2",
+]
+
+
+@pytest.mark.parametrize("url", REMOTE)
+def test_nothing_is_sent_in_the_clear_beyond_this_machine(url: str) -> None:
+    with pytest.raises(UrlError, match=r"grpcs://.*DRAYMAN_INSECURE_PLAINTEXT=true"):
+        parse_url(url)
+
+
+@pytest.mark.parametrize("url", REMOTE)
+def test_unless_somebody_asks_for_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAYMAN_INSECURE_PLAINTEXT", "true")
+    assert not parse_url(url).tls
+    assert parse_url(url).readable
+    assert parse_url("host").tls, "a name alone still means TLS"
+    monkeypatch.setenv("DRAYMAN_INSECURE_PLAINTEXT", "false")
+    with pytest.raises(UrlError):
+        parse_url(url)
+
+
+@pytest.mark.parametrize("url", ["grpcs://host", "grpc://localhost", "grpcs://127.0.0.1:1,10.0.0.2:2"])
+def test_what_nobody_else_can_read(url: str) -> None:
+    assert not parse_url(url).readable
 
 
 @pytest.mark.parametrize(
@@ -61,7 +109,7 @@ def test_the_environment_is_the_default_and_localhost_the_last_resort(monkeypatc
     assert parse_url() == Address("dns:///127.0.0.1:8600", tls=False)
     monkeypatch.setenv("DRAYMAN_URL", "grpcs://there:1")
     assert parse_url() == Address("dns:///there:1", tls=True)
-    assert parse_url("grpc://here:2") == Address("dns:///here:2", tls=False)
+    assert parse_url("grpcs://here:2") == Address("dns:///here:2", tls=True)
     monkeypatch.setenv("DRAYMAN_URL", "")
     assert parse_url() == Address("dns:///127.0.0.1:8600", tls=False)
 
@@ -76,9 +124,15 @@ def test_only_what_may_be_repeated_is_repeated() -> None:
 
 def test_no_stream_is_repeated_by_grpc_itself() -> None:
     """A stream that is would be lost inside grpc when its server shuts down."""
-    without = next(entry["name"] for entry in channel._SERVICE_CONFIG["methodConfig"] if "retryPolicy" not in entry)
+    entries = [entry["name"] for entry in channel._SERVICE_CONFIG["methodConfig"] if "retryPolicy" not in entry]
+    without = [name for names in entries for name in names]
     files = (
+        audit_service_pb2,
         auth_service_pb2,
+        secret_service_pb2,
+        session_service_pb2,
+        system_service_pb2,
+        trust_service_pb2,
         user_service_pb2,
         handle_service_pb2,
         history_service_pb2,
@@ -92,7 +146,9 @@ def test_no_stream_is_repeated_by_grpc_itself() -> None:
         for method in service.methods
         if method.client_streaming or method.server_streaming
     }
-    assert {(name["service"], name["method"]) for name in without} == streams
+    # nor is the use of a nonce, which serves once
+    login = ("drayman.auth.v1.AuthService", "Login")
+    assert {(name["service"], name["method"]) for name in without} == streams | {login}
 
 
 async def test_a_channel_connects_with_the_first_call_only() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from drayman.client import token_library
 from drayman.client.credentials import Credentials, bearer
-from drayman.client.token_library import TokenLibrary, expiration, expired
+from drayman.client.session_token import expiration, expired
+from drayman.client.token_library import TokenLibrary
 
 
 def token(name: str, seconds: float | None = 3600) -> str:

@@ -121,7 +121,9 @@ def test_an_rpc_that_is_missing_from_the_access_table_does_not_start() -> None:
 
 def test_a_table_that_names_an_rpc_too_many_does_not_start() -> None:
     with pytest.raises(ValueError, match="differ in Reboot"):
-        dispatcher().add(Service(SYSTEM, Scripted(info), {"GetServerInfo": Rule(Access.PUBLIC), "Reboot": Rule(Access.ADMIN)}))
+        dispatcher().add(
+            Service(SYSTEM, Scripted(info), {"GetServerInfo": Rule(Access.PUBLIC), "Reboot": Rule(Access.ADMIN)})
+        )
 
 
 def test_a_servicer_without_the_method_does_not_start() -> None:

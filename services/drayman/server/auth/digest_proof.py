@@ -30,7 +30,9 @@ class DigestProof:
             if not getattr(credential, part):
                 raise invalid(f"digest.{part}", f"{part} is missing")
         if len(credential.cnonce) < digest.SHORTEST_CNONCE:
-            raise invalid("digest.cnonce", f"at least {digest.SHORTEST_CNONCE} characters, got {len(credential.cnonce)}")
+            raise invalid(
+                "digest.cnonce", f"at least {digest.SHORTEST_CNONCE} characters, got {len(credential.cnonce)}"
+            )
         if credential.algorithm not in digest.ALGORITHMS:
             shown = ascii(credential.algorithm[:32])
             raise invalid("digest.algorithm", f"{shown}: expected {' or '.join(digest.ALGORITHMS)}", value=shown)

@@ -25,9 +25,10 @@ UPDATE auth.attempt SET told_at = clock_timestamp() WHERE key = ANY ($1::bytea[]
 -- name: give_back
 -- What does not fit into a bucket is lost when it is looked into. One that was swept is full anyway.
 UPDATE auth.attempt a
-SET level = a.level + 1
-FROM (SELECT key FROM auth.attempt WHERE key = ANY ($1::bytea[]) ORDER BY key FOR UPDATE) AS taken
-WHERE a.key = taken.key;
+SET level = a.level + given.tokens
+FROM (SELECT key FROM auth.attempt WHERE key = ANY ($1::bytea[]) ORDER BY key FOR UPDATE) AS taken,
+     unnest($1::bytea[], $2::float8[]) AS given (key, tokens)
+WHERE a.key = taken.key AND given.key = taken.key;
 
 -- name: remember
 -- Once a day is enough. The lock: a user who is being removed is waited for, and is gone then.

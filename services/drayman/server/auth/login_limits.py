@@ -84,7 +84,8 @@ class LoginLimits:
                 raise
             finally:
                 if not attempt.costs:
-                    await self._pool.execute(SQL["give_back"], taken)
+                    back = [throttle.given_back(bucket, proved=attempt.user is not None) for bucket in taken]
+                    await self._pool.execute(SQL["give_back"], [bucket.key for bucket in taken], back)
             if attempt.user:
                 await self._pool.execute(SQL["remember"], _possible(attempt.user), place)
 
@@ -121,8 +122,8 @@ class LoginLimits:
         ):
             pass
 
-    async def _take(self, buckets: Sequence[Bucket], place: str, author: Author, method: str) -> list[bytes]:
-        """Take a token out of each bucket that applies; returns their keys."""
+    async def _take(self, buckets: Sequence[Bucket], place: str, author: Author, method: str) -> list[Bucket]:
+        """Take a token out of each bucket that applies; returns those."""
         async with self._pool.acquire() as connection, connection.transaction():
             rows = await self._look(connection, buckets, place, author.name)
             contents = [
@@ -135,7 +136,7 @@ class LoginLimits:
                 keys = [bucket.key for bucket, _ in verdict.taken]
                 levels = [level for _, level in verdict.taken]
                 await connection.execute(SQL["take"], keys, levels, [rows[key]["now"] for key in keys])
-                return keys
+                return [bucket for bucket, _ in verdict.taken]
             untold = [bucket for bucket in verdict.empty if _is_due(rows[bucket.key])]
             if not untold:
                 raise _throttled(verdict)  # undone: buckets that were only looked into leave no rows

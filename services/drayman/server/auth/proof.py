@@ -43,6 +43,7 @@ class Proof(Protocol):
     @property
     def guessable(self) -> bool:
         """Whether it could be guessed: attempts then count against the user, not only against the address."""
+
     def check_form(self, credential: Any, call: Call) -> None:
         """Raise Refusal (INVALID_FIELD, NOT_OFFERED, TLS_REQUIRED) for what can never be right; no attempt is counted."""
 

@@ -165,7 +165,9 @@ async def open_auth(surroundings: Surroundings) -> Room:
             _service(auth_service_pb2, "AuthService", auth, access.AUTH_SERVICE),
             _service(session_service_pb2, "SessionService", SessionServicer(store, stored), access.SESSION_SERVICE),
             _service(trust_service_pb2, "TrustService", TrustServicer(feed), access.TRUST_SERVICE),
-            _service(user_service_pb2, "UserService", UserServicer(store, sessions, settings.realm), access.USER_SERVICE),
+            _service(
+                user_service_pb2, "UserService", UserServicer(store, sessions, settings.realm), access.USER_SERVICE
+            ),
             _service(secret_service_pb2, "SecretService", SecretServicer(pool, store, secrets), access.SECRET_SERVICE),
             _service(audit_service_pb2, "AuditService", audit_servicer, access.AUDIT_SERVICE),
         ],

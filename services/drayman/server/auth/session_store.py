@@ -90,7 +90,9 @@ class Logins:
 
     async def has_secret(self, name: str, secret: Secret) -> bool:
         """Whether a password is a user's still; it stays so until the commit, if `subject` was read before."""
-        return bool(await self._connection.fetchval(SQL["has_secret"], name, secret.algorithm, secret.realm, secret.ha1))
+        return bool(
+            await self._connection.fetchval(SQL["has_secret"], name, secret.algorithm, secret.realm, secret.ha1)
+        )
 
     async def insert(
         self,

@@ -196,7 +196,8 @@ class Sessions:
 
 
 def _earlier(end: float, limit: float | None) -> float:
-    return end if limit is None else min(end, limit)
+    """Return the earlier of two times, to the microsecond, as the database keeps it."""
+    return round(end if limit is None else min(end, limit), 6)
 
 
 def _refused() -> Refusal:

@@ -111,6 +111,15 @@ def judge(contents: Iterable[Content], *, familiar: bool) -> Verdict:
     return Verdict(0.0, taken=tuple((content.bucket, max(content.now - 1, 0.0)) for content in applied))
 
 
+def given_back(bucket: Bucket, *, proved: bool) -> float:
+    """Return how many tokens an attempt that costs nothing puts back into a bucket.
+
+    Who has proved to be a user is not guessing there: their bucket at that peer is full again, whatever failed before (a password that
+    LDAP did not know, say, before it was tried here).
+    """
+    return bucket.limit.burst if proved and bucket.limit is USER_AT_PEER else 1.0
+
+
 def is_familiar(seen: datetime | None, now: datetime) -> bool:
     """Whether a peer is familiar, from which the user last logged in then; None = never."""
     return seen is not None and now - seen <= FAMILIAR_FOR

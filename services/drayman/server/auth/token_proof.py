@@ -52,7 +52,9 @@ class TokenProof:
             identity = await self._issuers.verify(credential.token, time.time())
         except ForeignTokenRefused as error:
             kind = "EXPIRED" if error.reason in ("expired", "immature") else "REFUSED"
-            raise NotProven(Refusal(f"FOREIGN_TOKEN_{kind}", error.text, metadata={"why": error.reason}), error.text) from error
+            raise NotProven(
+                Refusal(f"FOREIGN_TOKEN_{kind}", error.text, metadata={"why": error.reason}), error.text
+            ) from error
         except IssuerAway as error:
             raise Refusal("IDENTITY_PROVIDER_AWAY", error.text, retry_after=5.0) from error
         unregistered = _unregistered(identity, credential.username)
@@ -77,7 +79,9 @@ class TokenProof:
     async def _user(self, identity: ForeignIdentity, username: str) -> str | None:
         if not username:
             registered = await self._sessions.only_user("token", identity.identity)
-            return registered or (identity.username if identity.username and not names.problem(identity.username) else None)
+            return registered or (
+                identity.username if identity.username and not names.problem(identity.username) else None
+            )
         if names.problem(username):
             return None
         if identity.username == username or identity.identity in await self._sessions.registered(username, "token"):
@@ -97,4 +101,6 @@ def _unregistered(identity: ForeignIdentity, username: str) -> Refusal:
     """Say that the token is nobody's: the same whether or not there is such a user."""
     whose = f"for user {username}" if username else "for exactly one user"
     message = f"the subject of this token of {identity.issuer} is not registered {whose}"
-    return Refusal("FOREIGN_TOKEN_UNREGISTERED", message, metadata={"issuer": identity.issuer, "subject": identity.subject})
+    return Refusal(
+        "FOREIGN_TOKEN_UNREGISTERED", message, metadata={"issuer": identity.issuer, "subject": identity.subject}
+    )

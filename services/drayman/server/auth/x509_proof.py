@@ -15,7 +15,11 @@ from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal
 from drayman.server.platform.transport import is_tls
 
-_REASON = {"expired": "CERTIFICATE_EXPIRED", "not yet valid": "CERTIFICATE_EXPIRED", "untrusted": "CERTIFICATE_UNTRUSTED"}
+_REASON = {
+    "expired": "CERTIFICATE_EXPIRED",
+    "not yet valid": "CERTIFICATE_EXPIRED",
+    "untrusted": "CERTIFICATE_UNTRUSTED",
+}
 
 
 class X509Proof:
@@ -43,7 +47,9 @@ class X509Proof:
         certificate = None if is_tls(call.context) else self._port.certificate_of(call.context.peer())
         if certificate is None:
             message = "the connection has no client certificate: is it the port for them?"
-            raise NotProven(Refusal("CERTIFICATE_MISSING", message, metadata={"port": str(self._port.port)}), "no certificate")
+            raise NotProven(
+                Refusal("CERTIFICATE_MISSING", message, metadata={"port": str(self._port.port)}), "no certificate"
+            )
         if certificate.problem:
             refusal = Refusal(_REASON[certificate.problem], certificate.explanation, metadata=_described(certificate))
             raise NotProven(refusal, certificate.explanation)

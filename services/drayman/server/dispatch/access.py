@@ -19,7 +19,9 @@ PROJECT_SERVICE = {
 }
 
 HANDLE_SERVICE = {
-    "NextFile": Rule(Access.USER, "who may work on the project: its owner, listed users, members of listed roles, administrators"),
+    "NextFile": Rule(
+        Access.USER, "who may work on the project: its owner, listed users, members of listed roles, administrators"
+    ),
     "ReserveFiles": Rule(Access.USER, "as NextFile"),
     "Report": Rule(Access.USER, "who holds the handle, by its worker id"),
     "RenewLease": Rule(Access.USER, "who holds the handle, by its worker id"),

@@ -54,7 +54,9 @@ async def open_dispatch(surroundings: Surroundings) -> Room:
     services = [
         Service(
             project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
-            ProjectServicer(store, Creator(creations), Grower(creations, pool), reserver, watching, housekeeper, surroundings.auth),
+            ProjectServicer(
+                store, Creator(creations), Grower(creations, pool), reserver, watching, housekeeper, surroundings.auth
+            ),
             access.PROJECT_SERVICE,
         ),
         Service(

@@ -24,6 +24,7 @@ class ServerCertificate:
     def __init__(self, cert: str, key: str) -> None:
         """Raises SettingsError if the files cannot be used."""
         self._files = (Path(key), Path(cert))
+        self._problem = ""
         try:
             self._stamps = self._look()
             self._pair = self._read()
@@ -32,7 +33,9 @@ class ServerCertificate:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials that follow the files: gRPC asks before each handshake."""
-        fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._fetch)  # its stubs forget that there may be nothing new
+        fetch = cast(
+            "Callable[[], grpc.ServerCertificateConfiguration]", self._fetch
+        )  # its stubs forget that there may be nothing new
         return grpc.dynamic_ssl_server_credentials(self._configuration(), fetch, require_client_authentication=False)
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
@@ -46,9 +49,11 @@ class ServerCertificate:
                 return None
             self._pair = self._read()
         except (OSError, ValueError) as error:
-            log.warning("new TLS certificate not usable", error=str(error))
+            if str(error) != self._problem:  # once, not with every connection
+                log.warning("new TLS certificate not usable", error=str(error))
+            self._problem = str(error)
             return None
-        self._stamps = stamps
+        self._stamps, self._problem = stamps, ""
         log.info("TLS certificate read again")
         return self._configuration()
 

@@ -74,6 +74,9 @@ CREATE TABLE auth.user_secret (
     PRIMARY KEY (username, key)
 );
 
+-- what is sealed cannot be compressed
+ALTER TABLE auth.user_secret ALTER COLUMN sealed SET STORAGE EXTERNAL;
+
 -- for what older keys seal
 CREATE INDEX user_secret_by_sealing_key ON auth.user_secret (sealed_by, username, key);
 

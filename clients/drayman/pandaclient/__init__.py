@@ -1,0 +1,1 @@
+"""The PanDA mirror: `drayman.pandaclient.Client` has module-level functions, as `pandaclient.Client` has them."""
