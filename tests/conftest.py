@@ -10,6 +10,42 @@ import pytest_asyncio
 
 from drayman.server.platform.embedded import EmbeddedPostgres
 from drayman.testing import LocalStack, local_stack
+from log_watch import WATCH, install
+
+#: What speaks of the whole run comes at its end.
+LAST = "test_logs_hold_no_secrets.py"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart() -> Iterator[None]:
+    """Watch all logs from now on."""
+    watching.append(install())
+    next(watching[0])
+    yield
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name == LAST)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Look once more: some processes end after the last test."""
+    WATCH.look()
+    for _ in itertools.chain.from_iterable(watching):
+        pass
+    if WATCH.findings and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    seen = f"{WATCH.lines} lines of {WATCH.processes} service processes"
+    terminalreporter.write_line(f"logs: {seen}, {len(WATCH.secrets)} secrets looked for, {len(WATCH.findings)} found")
+    for finding in WATCH.findings:
+        terminalreporter.write_line(f"  {finding}", red=True)
+
+
+watching: list[Iterator[None]] = []
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def known_texts(target: Target) -> Texts:
     sessions = session_service_pb2_grpc.SessionServiceStub(target.channel).ListSessions(
         session_service_pb2.ListSessionsRequest(), metadata=bearer(login.token.token), timeout=DEADLINE
     )
-    names = st.sampled_from([target.user, "fuzz-new-1", "fuzz-new-2", "fuzz-new-3"])
+    names = st.sampled_from([target.user, target.user, "fuzz-new-1", "fuzz-new-2"])
     page = base64.urlsafe_b64encode(b"users:fuzz").decode().rstrip("=")
     return {
         "username": names,

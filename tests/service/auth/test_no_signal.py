@@ -5,6 +5,7 @@ Work is compared before time: the statements that reach PostgreSQL and the opera
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import hashlib
@@ -78,11 +79,16 @@ class Watched:
         return {query: count for query, count in counts.items() if count}
 
     async def operations(self, attempt: Attempt, name: str) -> Counter[str]:
-        """What the directory is asked in one attempt."""
+        """What the directory is asked in one attempt, which is one connection; it writes that down a moment later."""
         before = self.slapd.log.stat().st_size
         await attempt(name)
-        written = self.slapd.log.read_bytes()[before:].decode(errors="replace")
-        return Counter(re.findall(r"\b(BIND dn|SRCH base|STARTTLS|closed)\b", written))
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                written = self.slapd.log.read_bytes()[before:].decode(errors="replace")
+                accepted = re.search(r"conn=(\d+) fd=\d+ ACCEPT", written)
+                if accepted and re.search(rf"conn={accepted[1]} fd=\d+ closed", written):
+                    return Counter(re.findall(rf"conn={accepted[1]} op=\d+ (BIND dn|SRCH base|STARTTLS)", written))
+                await asyncio.sleep(0.01)
 
 
 async def answer(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> tuple[Any, ...]:

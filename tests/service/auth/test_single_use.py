@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import asyncpg
 import grpc
 import pytest
 import pytest_asyncio
@@ -21,6 +23,8 @@ from drayman.server.platform.embedded import EmbeddedPostgres
 from service.auth.deployment import Deployment, deployed, lift_login_limits, new_database
 
 AT_ONCE = 50
+#: Calls that certainly meet, of those.
+HELD_UP = 8
 GRACE = 0.5
 PASSWORD = "served once, not twice"
 
@@ -49,6 +53,23 @@ def replicas(channels: list[grpc.aio.Channel]) -> list[auth_service_pb2_grpc.Aut
     return [auth_service_pb2_grpc.AuthServiceStub(channel) for channel in channels]
 
 
+@asynccontextmanager
+async def held_up(two_replicas: Deployment, table: str) -> AsyncIterator[None]:
+    """Nobody writes into a table until as many calls wait for that as there can be: what was read before is then old for all of them."""
+    connection = await asyncpg.connect(two_replicas.dsn)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
+            yield
+            async with asyncio.timeout(10):
+                while await connection.fetchval(waiting) < HELD_UP:
+                    await asyncio.sleep(0.01)
+                    await connection.execute("SELECT pg_stat_clear_snapshot()")
+    finally:
+        await connection.close()
+
+
 async def reason(call: object) -> str:
     """What the call was refused with, or an empty text."""
     try:
@@ -65,16 +86,18 @@ def refreshing(token: str) -> pb.RefreshSessionRequest:
 async def test_a_nonce_lets_in_one_of_fifty(
     two_replicas: Deployment, replicas: list[auth_service_pb2_grpc.AuthServiceStub]
 ) -> None:
-    name = two_replicas.add_user(PASSWORD)
-    for _ in range(3):
-        challenge = await replicas[0].GetChallenge(pb.GetChallengeRequest(username=name), timeout=10)
+    # a nonce is nobody's; of one user alone only some would be let in at a time
+    names = [two_replicas.add_user(PASSWORD) for _ in range(10)]
+    for _ in range(5):
+        challenge = await replicas[0].GetChallenge(pb.GetChallengeRequest(username=names[0]), timeout=10)
         # other bytes each time, and all of them right
         requests = [
-            pb.LoginRequest(digest=answer_challenge(name, PASSWORD, challenge)[0].credential) for _ in range(AT_ONCE)
+            pb.LoginRequest(digest=answer_challenge(names[number % 10], PASSWORD, challenge)[0].credential)
+            for number in range(0, AT_ONCE * 3, 3)
         ]
-        answers = await asyncio.gather(
-            *(reason(replicas[number % 2].Login(request, timeout=30)) for number, request in enumerate(requests))
-        )
+        async with held_up(two_replicas, "auth.used_nonce"):
+            calls = [replicas[number % 2].Login(request, timeout=30) for number, request in enumerate(requests)]
+        answers = await asyncio.gather(*map(reason, calls))
         assert Counter(answers) == {"": 1, "LOGIN_REFUSED": AT_ONCE - 1}
 
 
@@ -84,9 +107,10 @@ async def test_a_refresh_token_serves_one_of_fifty_and_the_session_lives(
     name = two_replicas.add_user(PASSWORD)
     refresh_token = two_replicas.log_in(name, PASSWORD).refresh_token
     for _ in range(3):
-        calls = [
-            replicas[number % 2].RefreshSession(refreshing(refresh_token), timeout=30) for number in range(AT_ONCE)
-        ]
+        async with held_up(two_replicas, "auth.session"):
+            calls = [
+                replicas[number % 2].RefreshSession(refreshing(refresh_token), timeout=30) for number in range(AT_ONCE)
+            ]
         assert Counter(await asyncio.gather(*map(reason, calls))) == {"": 1, "REFRESH_REFUSED": AT_ONCE - 1}
         replies = [await call for call in calls if await call.code() is grpc.StatusCode.OK]
         (reply,) = replies

@@ -18,6 +18,10 @@ SELECT EXISTS (SELECT FROM auth.digest_secret WHERE username = $1 AND algorithm 
 INSERT INTO auth.session (session_id, username, method, peer, client, expires_at, ends_at, token_until, refresh_hash)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
+-- name: lock_user_of_session
+-- Before the session itself: whoever ends sessions locks in this order.
+SELECT FROM auth.user WHERE name = (SELECT username FROM auth.session WHERE session_id = $1) FOR KEY SHARE;
+
 -- name: lock_session
 SELECT username, method, expires_at, ends_at, refresh_hash, previous_hash, previous_request, rotated_at
 FROM auth.session

@@ -113,7 +113,8 @@ class Logins:
         )
 
     async def lock_session(self, session_id: UUID) -> Refreshable | None:
-        """Read a session that has not ended, for this transaction alone."""
+        """Read a session that has not ended, for this transaction alone; its user is locked as well, before it."""
+        await self._connection.execute(SQL["lock_user_of_session"], session_id)
         row = await self._connection.fetchrow(SQL["lock_session"], session_id)
         if row is None:
             return None

@@ -132,15 +132,13 @@ class Sessions:
         """Let a session go on. Raises NotProven (REFRESH_REFUSED)."""
         now = time.time()
         signing = await self._key_until(math.ceil(now + self._lifetimes.token))
-        known = await self._sessions.session(presented.session)
         async with self._sessions.logins() as logins:
-            # first the user, then the session: in the order of those who end sessions
-            subject = await logins.subject(known.username) if known else None
             stored = await logins.lock_session(presented.session)
             if stored is None:
                 raise NotProven(_refused(), "no such session")
             verdict = refresh_tokens.judge(stored.tokens, presented, request, now, self._lifetimes.grace)
             if verdict in (Verdict.ROTATE, Verdict.REPEAT):
+                subject = await logins.subject(stored.username)
                 if subject is None or subject.disabled:
                     raise NotProven(_refused(), "disabled")
                 expires = _earlier(now + self._lifetimes.session, stored.ends)
@@ -151,13 +149,15 @@ class Sessions:
                 await logins.refresh(presented.session, expires=expires, token_until=token_until)
                 token = self._token(signing, subject, presented.session, token_until, now)
                 return Grant(token, following, expires, stored.ends)
-        if verdict is Verdict.COPIED:
-            async with self._store.changes() as changes:
-                await changes.end_session(stored.username, presented.session)
-                detail = {"session": str(presented.session)}
-                await changes.record(
-                    Event("REFRESH_REUSED", author, stored.username, refused=True, reason=verdict.value, detail=detail)
-                )
+            if verdict is not Verdict.COPIED:
+                # with as many statements as for a session that is not there: what they take tells nobody which ones there are
+                raise NotProven(_refused(), verdict.value)
+        async with self._store.changes() as changes:
+            await changes.end_session(stored.username, presented.session)
+            detail = {"session": str(presented.session)}
+            await changes.record(
+                Event("REFRESH_REUSED", author, stored.username, refused=True, reason=verdict.value, detail=detail)
+            )
         raise NotProven(_refused(), verdict.value)
 
     async def rotate(self, author: Author) -> str:
