@@ -9,7 +9,7 @@ import pytest
 
 RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 PATIENCE = 240.0
-NUMBER = re.compile(r"\d[\d,]*(\.\d+)?(×| |$)")
+NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(×| |$)")
 
 #: Of each row, what must be reached.
 AIMS = {

@@ -122,8 +122,8 @@ def test_queries_logins_and_versions(cli: FolderCli, stack: LocalStack, tmp_path
     files = cli.ok("file", "list", str(made["project_id"]), "--json").json
     assert [(each["name"], each["attributes"]) for each in files] == [("files from x", {"run": True})]
 
-    assert "login by token is not offered" in cli.refused("login", "ann", "--method", "token", "--bearer", "abc")
-    assert "login by x509 is not offered" in cli.refused("login", "ann", "--method", "x509", "--cert", "proxy.pem")
+    assert "the token is no JWT" in cli.refused("login", "ann", "--method", "token", "--bearer", "abc")
+    assert "proxy.pem: No such file" in cli.refused("login", "ann", "--method", "x509", "--cert", "proxy.pem")
     assert "--method x509" in cli.refused("login", "ann", "--cert", "proxy.pem", code=2)
     versions = cli.ok("version", "--json").json
     assert versions["url"] == stack.url

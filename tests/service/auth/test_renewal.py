@@ -124,11 +124,11 @@ async def refusal_of(client: AuthClient) -> str:
 # --- one client ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_works_through_twenty_expirations(shared: Deployment) -> None:
+async def test_a_client_works_through_many_expirations(shared: Deployment) -> None:
     tokens = set()
     async with AuthClient(shared.url) as client:
         session = await client.login("ann", "secret")
-        while len(tokens) < 21:
+        while len(tokens) < 13:
             info = await client.auth_info()
             assert info.session_id == session.session_id
             tokens.add(client.credentials.token)
@@ -309,15 +309,15 @@ def start_worker(url: str, kind: str, seconds: float, pause: float = 0.03) -> su
 @pytest.mark.timeout(180)
 async def test_processes_that_share_a_home_are_never_refused(shared: Deployment) -> None:
     session = await at_home(shared)
-    workers = [start_worker(shared.url, kind, 30) for kind in ("asyncio", "mirror") * 4]
+    workers = [start_worker(shared.url, kind, 12) for kind in ("asyncio", "mirror") * 4]
     outputs = await asyncio.to_thread(lambda: [worker.communicate(timeout=120)[0] for worker in workers])
     results = [json.loads(output) for output in outputs]
     assert [result["refusals"] for result in results] == [[]] * 8
     tokens = {token for result in results for token in result["tokens"]}
     assert {session_id_of(token) for token in tokens} == {session.session_id}
     # one renewal serves all of them
-    assert 10 <= len(tokens) <= 40
-    assert all(len(result["tokens"]) > 5 for result in results)
+    assert 4 <= len(tokens) <= 16
+    assert all(len(result["tokens"]) > 2 for result in results)
 
 
 @pytest.mark.timeout(180)
