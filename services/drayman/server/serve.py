@@ -27,8 +27,8 @@ from drayman.server.platform.grpc_server import GrpcServer
 from drayman.server.platform.lifecycle import Part, Room, Surroundings
 from drayman.server.platform.logging import configure_logging
 from drayman.server.platform.metrics import CallMetrics, serve_metrics
-from drayman.server.platform.settings import Settings, SettingsError
 from drayman.server.platform.service_identity import ServiceIdentity
+from drayman.server.platform.settings import Settings, SettingsError
 from drayman.server.platform.tokens import TokenVerifier
 from drayman.server.platform.trust import Trust
 from drayman.server.platform.trust_watch import TrustWatch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncpg
-import grpc.aio
 
 from drayman.dispatch.v1 import handle_service_pb2, history_service_pb2, project_service_pb2, storage_service_pb2
 from drayman.server.dispatch import access
