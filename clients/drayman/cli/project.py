@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import click
@@ -12,8 +11,9 @@ from drayman.cli.explain import explain_project
 from drayman.cli.file import list_files
 from drayman.cli.file_sources import FileSources, takes_files
 from drayman.cli.history import project_history
-from drayman.cli.listing import print_json_array, print_rows
 from drayman.cli.output import json_option, print_fields, print_json
+from drayman.cli.project_table import print_projects
+from drayman.cli.search import search
 from drayman.cli.session import Misuse, calling
 from drayman.cli.values import (
     ATTRIBUTES,
@@ -185,6 +185,7 @@ project.add_command(list_files, "files")
 project.add_command(watch_project)
 project.add_command(project_history)
 project.add_command(explain_project)
+project.add_command(search)
 
 
 @project.command("list")
@@ -341,18 +342,3 @@ def _fields(found: Project) -> list[tuple[str, Any]]:
 
 def _why(reason: Reason) -> str:
     return " ".join(part for part in (reason.code, reason.message, f"(by {reason.username})") if part)
-
-
-async def print_projects(projects: AsyncIterator[Project], *, as_json: bool) -> None:
-    """Print a list of projects."""
-    if as_json:
-        await print_json_array(projects, plain)
-        return
-    titles = ("id", "state", "done", "failed", "reserved", "total", "created", "owner")
-    await print_rows(titles, projects, _summary)
-
-
-def _summary(found: Project) -> tuple[Any, ...]:
-    counts = found.counts
-    numbers = (counts.done, counts.failed, counts.reserved, counts.total)
-    return found.project_id, found.state, *numbers, local_time(found.created), found.owner

@@ -6,7 +6,7 @@ from typing import TextIO
 
 import click
 
-from drayman.cli.project import print_projects
+from drayman.cli.project_table import print_projects
 from drayman.cli.session import Misuse, calling
 from drayman.client import DispatchClient
 
