@@ -17,6 +17,7 @@ import textwrap
 import time
 import tomllib
 import urllib.request
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -53,7 +54,13 @@ class House:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._metrics = f"127.0.0.1:{probe.getsockname()[1]}"
-        settings = {"DATABASE_URL": database_url, "METRICS_LISTEN": self._metrics, "ADMIN_PASSWORD": "secret"}
+        settings = {
+            "DATABASE_URL": database_url,
+            "METRICS_LISTEN": self._metrics,
+            "ADMIN_PASSWORD": "secret",
+            # one for all that use this database
+            "SECRETS_KEY_FILE": str(folder.parent / f"secrets-keys-{zlib.crc32(database_url.encode())}"),
+        }
         self.process = ServiceProcess(
             ["--listen", "127.0.0.1:0", "--data-dir", str(folder)],
             {f"DRAYMAN_{name}": value for name, value in (settings | environment).items()},

@@ -210,7 +210,9 @@ async def test_a_stream_ends_when_its_caller_may_not_go_on(told: dict[str, Any],
         if ends:
             await asyncio.sleep(0)
             assert from_rpc_error(await _error(call)).reason == "TOKEN_REVOKED"
-        assert not server.dispatcher.running
+        async with asyncio.timeout(10):
+            while server.dispatcher.running:
+                await asyncio.sleep(0.005)
 
 
 async def _error(call: Any) -> grpc.aio.AioRpcError:
@@ -412,6 +414,15 @@ async def test_calls_beyond_the_limit_are_refused_with_a_time_to_come_back() -> 
         async with asyncio.timeout(10):
             while server.dispatcher.running:
                 await asyncio.sleep(0.005)
+
+
+async def test_the_services_of_the_deployment_reach_a_full_one() -> None:
+    """A service that is kept from hearing of auth would trust nobody after a while."""
+    async with running(info, Access.SERVICE, max_calls=0) as server:
+        assert await server.unary(INFO, token=SERVICES.token())
+    async with running(info, Access.USER, max_calls=0) as server:
+        with pytest.raises(OverloadedError):
+            await server.unary(INFO, token=signed())
 
 
 async def test_calls_are_counted_by_their_code() -> None:
