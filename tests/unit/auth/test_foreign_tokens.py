@@ -471,7 +471,7 @@ def test_the_scitokens_library_says_the_same(case: tuple[Profile, dict[str, Any]
 def case(profile: Profile, needed: str, **claims: Any) -> tuple[Profile, dict[str, Any], str]:
     now = int(time.time())
     version = {"wlcg.ver": "1.0"} if profile == "wlcg" else {"ver": "scitoken:2.0"}
-    every = {"iss": ISSUER, "sub": "ada", "aud": AUDIENCE, "iat": now - 60, "exp": now + 600, **version, **claims}
+    every = {"iss": ISSUER, "sub": "ada", "aud": AUDIENCE, "iat": now - 60, "exp": now + 86_400, **version, **claims}
     return profile, {name: value for name, value in every.items() if value is not None}, needed
 
 
