@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from drayman.auth.v1 import auth_service_pb2 as pb
-from drayman.server.auth import digest
+from drayman.server.auth import digest, names
 from drayman.server.auth.audit import Author, Event, author_of, peer_address, record
 from drayman.server.auth.foreign_tokens import IssuerSettings
 from drayman.server.auth.key_store import KeyStore
@@ -125,7 +125,7 @@ class AuthServicer:
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, call: Call) -> pb.RefreshSessionResponse:
         """Get the next tokens of a session."""
-        request_id = _uuid("request_id", request.request_id)
+        request_id = names.check_uuid("request_id", request.request_id)
         presented = RefreshToken.parse(request.refresh_token)
         if presented is None:
             raise invalid("refresh_token", "not a refresh token")
@@ -201,11 +201,3 @@ def _refreshed(grant: Grant) -> pb.RefreshSessionResponse:
     if grant.ends is not None:
         reply.session_end_time.CopyFrom(timestamp(grant.ends))
     return reply
-
-
-def _uuid(field: str, text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError as error:
-        shown = ascii(text[:64])
-        raise invalid(field, f"{shown}: expected a UUID", value=shown) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from uuid import UUID
 
 from drayman.server.platform.errors import invalid
 
@@ -40,6 +41,14 @@ def check_text(field: str, text: str) -> str:
     if _has_control(text):
         raise invalid(field, f"{_shown(text)}: no control characters", value=_shown(text))
     return text
+
+
+def check_uuid(field: str, text: str) -> UUID:
+    """Return a UUID, or raise Refusal (INVALID_FIELD)."""
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise invalid(field, f"{_shown(text)}: expected a UUID", value=_shown(text)) from error
 
 
 def _has_control(text: str) -> bool:

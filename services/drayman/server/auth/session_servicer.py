@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from drayman.auth.v1 import session_service_pb2 as pb
 from drayman.server.auth import names
 from drayman.server.auth.audit import Event, author_of
@@ -34,7 +32,7 @@ class SessionServicer:
         target = request.WhichOneof("target")
         if target is None or (target == "all" and not request.all):
             raise invalid("target", "expected session_id, or all: true")
-        session_id = _session_id(request.session_id) if target == "session_id" else None
+        session_id = names.check_uuid("session_id", request.session_id) if target == "session_id" else None
         username = await self._whose(request.username, call)
         author = author_of(call)
         async with self._store.changes() as changes:
@@ -76,11 +74,3 @@ def _session(session: StoredSession, current: str) -> pb.Session:
         expire_time=timestamp(session.expires_at.timestamp()),
         current=str(session.session_id) == current,
     )
-
-
-def _session_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError as error:
-        shown = ascii(text[:64])
-        raise invalid("session_id", f"{shown}: expected a UUID", value=shown) from error
