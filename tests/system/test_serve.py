@@ -147,7 +147,7 @@ def shared(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
     yield Shared(served, f"http://{metrics}/metrics", deployment)
     code, out, _ = served.end()
     assert (code, out) == (0, "")
-    assert list(data.iterdir()) == []  # the password was given, so there is none to write
+    assert [path.name for path in data.iterdir()] == ["registry"]  # the password was given, so there is none to write
 
 
 # --- the first start -------------------------------------------------------------------------------------------------
@@ -301,6 +301,8 @@ SERVICES = {
     "drayman.dispatch.v1.HistoryService",
     "drayman.dispatch.v1.ProjectService",
     "drayman.dispatch.v1.StorageService",
+    "drayman.registry.v1.ContentService",
+    "drayman.registry.v1.RegistryService",
 }
 
 

@@ -22,6 +22,7 @@ _YES = ("true", "yes", "on", "1")
 
 _AUTH = "drayman.auth.v1"
 _DISPATCH = "drayman.dispatch.v1"
+_REGISTRY = "drayman.registry.v1"
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -50,6 +51,11 @@ _SERVICE_CONFIG = {
                 {"service": f"{_DISPATCH}.StorageService", "method": "UpdateReplicas"},
                 {"service": f"{_DISPATCH}.HistoryService", "method": "ListProjectEvents"},
                 {"service": f"{_DISPATCH}.HistoryService", "method": "ListHandleEvents"},
+                {"service": f"{_REGISTRY}.RegistryService", "method": "ListEntries"},
+                {"service": f"{_REGISTRY}.RegistryService", "method": "ListChanges"},
+                {"service": f"{_REGISTRY}.RegistryService", "method": "AdoptRegistry"},
+                {"service": f"{_REGISTRY}.ContentService", "method": "Upload"},
+                {"service": f"{_REGISTRY}.ContentService", "method": "Download"},
                 {"service": f"{_AUTH}.TrustService", "method": "WatchTrust"},
                 {"service": f"{_AUTH}.SecretService", "method": "ListSecrets"},
                 {"service": f"{_AUTH}.AuditService", "method": "ListAuditEvents"},

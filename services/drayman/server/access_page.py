@@ -12,11 +12,13 @@ from drayman.server.auth import access as auth
 from drayman.server.dispatch import access as dispatch
 from drayman.server.platform.calls import Access, Rule
 from drayman.server.platform.grpc_server import SYSTEM_SERVICE
+from drayman.server.registry import access as registry
 
 #: Every service of every proto.
 TABLES: Mapping[str, Mapping[str, Rule]] = {
     **auth.TABLES,
     **dispatch.TABLES,
+    **registry.TABLES,
     "drayman.system.v1.SystemService": SYSTEM_SERVICE,
 }
 

@@ -32,11 +32,16 @@ from drayman.server.platform.settings import Settings, SettingsError
 from drayman.server.platform.tokens import TokenVerifier
 from drayman.server.platform.trust import Trust
 from drayman.server.platform.trust_watch import TrustWatch
+from drayman.server.registry.room import open_registry
 
 log = structlog.get_logger(__name__)
 
 #: Every service there is, by the name that `drayman serve` takes.
-ROOMS: Mapping[str, Callable[[Surroundings], Awaitable[Room]]] = {"auth": open_auth, "dispatch": open_dispatch}
+ROOMS: Mapping[str, Callable[[Surroundings], Awaitable[Room]]] = {
+    "auth": open_auth,
+    "dispatch": open_dispatch,
+    "registry": open_registry,
+}
 
 
 class StartError(Exception):

@@ -80,6 +80,14 @@ class Settings:
     )
     ldap_timeout: float = _setting(5.0, "how long an LDAP server may take to answer")
     token_issuers: str = _setting("", "TOML file of the issuers whose tokens are taken for a login; empty = none")
+    registry: str = _setting("", "folder of the registry, or s3://BUCKET/PREFIX; empty = <data_dir>/registry")
+    registry_staging: str = _setting("", "folder for uploads by a shared file system; empty = there is none")
+    registry_whitelist: str = _setting("", "file with folders, one a line, to which links may lead out of the registry")
+    registry_spoof: str = _setting("", "file with who may act as whom: lines NAME:USER,USER or NAME:*")
+    registry_baseline: int = _setting(1_000_000_000, "bytes that a new registry project may have")
+    registry_growth_rate: int = _setting(1_000_000_000, "bytes more that it may have each year")
+    probation_days: int = _setting(0, "days after which versions on probation are removed; 0 = never")
+    upload_hours: float = _setting(24.0, "how long a broken upload can be resumed, in hours")
     public_reads: bool = _setting(True, "projects, handles and RSEs can be read without login")
     history_days: int = _setting(90, "how long the history of handles is kept, in days")
     fallback_seconds: float = _setting(5.0, "how often parked requests look for what a lost wake-up would have told")
@@ -140,6 +148,7 @@ class Settings:
                 "refresh_grace",
                 "auth_silence",
                 "audit_days",
+                "upload_hours",
                 "ldap_timeout",
                 "nonce_lifetime",
                 "max_calls",

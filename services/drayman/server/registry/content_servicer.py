@@ -1,0 +1,50 @@
+"""ContentService: the bytes of the registry, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from drayman.registry.v1 import content_service_pb2 as pb
+from drayman.server.platform.calls import Call
+from drayman.server.platform.errors import invalid
+from drayman.server.registry import messages
+from drayman.server.registry.downloading import Downloads
+from drayman.server.registry.spoofing import Spoofing
+from drayman.server.registry.staging import Staging
+from drayman.server.registry.upload_session import Uploads, UploadSession, next_part
+
+_HOUR = 3600
+_LONGEST_LIFETIME = 12 * _HOUR
+
+
+class ContentServicer:
+    """Uploads and downloads."""
+
+    def __init__(self, uploads: Uploads, staging: Staging, downloads: Downloads, spoofing: Spoofing) -> None:
+        self._uploads = uploads
+        self._staging = staging
+        self._downloads = downloads
+        self._spoofing = spoofing
+
+    async def Upload(self, requests: AsyncIterator[pb.UploadRequest], call: Call) -> None:
+        """Upload a version."""
+        begin = (await next_part(requests, "begin")).begin
+        actor = self._spoofing.actor(call.caller, begin.spoof)
+        await UploadSession(self._uploads, actor, begin, requests, call).run()
+
+    async def UploadStaged(self, request: pb.UploadStagedRequest, call: Call) -> pb.UploadStagedResponse:
+        """Upload a directory of the staging folder."""
+        actor = self._spoofing.actor(call.caller, request.spoof)
+        version, deduplicated = await self._staging.upload(call.caller, actor, request)
+        return pb.UploadStagedResponse(version=messages.version(version), deduplicated=deduplicated)
+
+    async def Download(self, request: pb.DownloadRequest, call: Call) -> None:
+        """Send files of a version."""
+        await self._downloads.send(request, call)
+
+    async def PresignFiles(self, request: pb.PresignFilesRequest, _call: Call) -> pb.PresignFilesResponse:
+        """Return URLs of files."""
+        seconds = request.lifetime.seconds if request.HasField("lifetime") else _HOUR
+        if not 0 < seconds <= _LONGEST_LIFETIME:
+            raise invalid("lifetime", f"lifetime {seconds} s: expected 1 s to {_LONGEST_LIFETIME} s")
+        return await self._downloads.presign(request, seconds)

@@ -1,0 +1,222 @@
+"""How a version gets into the registry, from the name that is taken to the version that everybody sees, in steps that a crash may part.
+
+1. `begin` takes the name.
+2. Bytes travel into the incoming folder; nobody sees them.
+3. `publish`: the rows are there and it is publishing, which no crash undoes any more; links and documents; the folder is put in its place
+   in one step; it is published; the documents beside it.
+
+Every step can be done again, by any process. What a crash leaves before the rows are there can be resumed, or is swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+import structlog
+
+from drayman.server.platform.database import is_away
+from drayman.server.platform.errors import Refusal, invalid
+from drayman.server.registry import documents, names
+from drayman.server.registry.addresses import VersionAddress
+from drayman.server.registry.content import Content, ContentLost, FolderTaken, Incoming, StorageFull
+from drayman.server.registry.documenting import Documenter
+from drayman.server.registry.documents import Summary
+from drayman.server.registry.entries import Entry
+from drayman.server.registry.linking import symlink_text
+from drayman.server.registry.records import PUBLISHING, UPLOADING, Upload, Version
+from drayman.server.registry.removal import Remover
+from drayman.server.registry.removal_store import RemovalStore
+from drayman.server.registry.store import Store
+from drayman.server.registry.version_store import StillRemoved, UploadLost, VersionStore
+
+log = structlog.get_logger(__name__)
+
+#: How often an upload is renewed within its lease.
+_RENEWALS = 3
+#: Seconds between two looks at what another process is publishing.
+_GLANCE = 0.05
+
+
+class Publisher:
+    """Uploads, as what receives the bytes sees them."""
+
+    def __init__(
+        self,
+        store: Store,
+        versions: VersionStore,
+        removals: RemovalStore,
+        content: Content,
+        remover: Remover,
+        documenter: Documenter,
+    ) -> None:
+        self._store = store
+        self._versions = versions
+        self._removals = removals
+        self._content = content
+        self._remover = remover
+        self._documenter = documenter
+
+    async def begin(
+        self, address: VersionAddress, upload_id: UUID, user: str, *, admin: bool, on_probation: bool
+    ) -> Upload:
+        """Take the name, or resume: an upload of the same id, address and user is taken over, from whoever works on it.
+
+        Checks names and rights; the asset, if it is new, is made with the upload and seen with the version. An upload of another id
+        that broke off gives way. Refuses with INVALID_FIELD, REGISTRY_PROJECT_NOT_FOUND, NOT_AN_UPLOADER, VERSION_EXISTS.
+        The incoming folder is `content.incoming(str(upload.upload_id))`: prepare it.
+        """
+        _check(address)
+        while True:
+            try:
+                upload = await self._versions.begin(address, upload_id, user, admin=admin, on_probation=on_probation)
+                break
+            except StillRemoved as removals:
+                await self._remover.finish(*removals.args)
+        try:
+            if upload.displaced is not None:
+                await self._content.incoming(str(upload.displaced)).discard()
+            if upload.state == UPLOADING:
+                await self._refuse_unknown(address.folder)
+        except BaseException:
+            await self.give_up(upload)
+            raise
+        return upload
+
+    async def publish(self, upload: Upload, entries: Sequence[Entry]) -> Version:
+        """Publish: every byte of every entry that is no link is at its path in the incoming folder, verified.
+
+        Writes rows, links, empty directories and documents; afterwards the version is there. Refuses with QUOTA_EXCEEDED, and with
+        INVALID_FIELD if a link leads to a version that is gone or not approved. Raises UploadLost, StorageFull, FolderTaken, ContentLost.
+        After any of these it is still an upload. After anything else it is being published, by who finds it if not by the caller.
+        """
+        while True:
+            try:
+                await self._versions.to_publishing(upload, entries)
+                break
+            except StillRemoved as removals:
+                await self._remover.finish(*removals.args)
+        return await self._run(upload, entries)
+
+    async def finish(self, upload: Upload) -> Version:
+        """Publish what is PUBLISHING already: only the last steps are left. If another process is at it, wait for that.
+
+        Raises as `publish`; UploadLost also if that process found that it cannot be published.
+        """
+        while True:
+            version = await self._versions.published(upload)
+            if version is not None:
+                return version
+            if await self._versions.hold(upload):
+                return await self._run(upload, None)
+            await asyncio.sleep(_GLANCE)
+
+    async def give_up(self, upload: Upload) -> None:
+        """Forget an upload: its rows and its folder; the name is free. What is not held any more, or is PUBLISHING, stays."""
+        if upload.state == PUBLISHING:
+            await self._versions.release(upload)
+        elif upload.state == UPLOADING and await self._versions.give_up(upload):
+            await self._content.incoming(str(upload.upload_id)).discard()
+
+    async def release(self, upload: Upload) -> None:
+        """Hold it no longer: the connection broke. It can be resumed for a while, unless somebody else wants the name."""
+        await self._versions.release(upload)
+
+    async def recover(self, upload: Upload) -> Version | None:
+        """Finish a publication that was found, and claimed, after a crash; None if it turns out that there is nothing to publish."""
+        try:
+            return await self._run(upload, None)
+        except (FolderTaken, ContentLost):
+            # nobody was told that it is there
+            log.exception("publication given up", version=upload.address.folder)
+            await self.give_up(upload)
+            return None
+
+    async def _refuse_unknown(self, folder: str) -> None:
+        """Refuse with VERSION_EXISTS if there is a folder, though there is no version. Publication would find it, too, but late."""
+        if await self._content.exists(folder):
+            raise Refusal(
+                "VERSION_EXISTS",
+                f"the registry's storage has a folder {folder!r} that is no version: it has to be adopted, or removed by hand",
+                metadata={"version": folder},
+            )
+
+    async def _run(self, upload: Upload, entries: Sequence[Entry] | None) -> Version:
+        async with self._held(upload):
+            await self._put_in_place(upload, entries)
+            version = await self._publish_rows(upload)
+        await self._documenter.attempt(version.project_id)
+        return version
+
+    async def _put_in_place(self, upload: Upload, entries: Sequence[Entry] | None) -> None:
+        incoming = self._content.incoming(str(upload.upload_id))
+        folder = upload.address.folder
+        try:
+            if entries is not None:
+                await _complete(incoming, upload, entries)
+            elif not await incoming.published(folder):  # as far as one knows who goes on after a crash
+                await _complete(incoming, upload, await self._store.entries(upload.version_id))
+            await incoming.publish(folder)
+        except (StorageFull, FolderTaken, ContentLost):
+            if not await incoming.published(folder):
+                await self._versions.to_uploading(upload)
+                raise
+            # it is in its place, for everybody who looks there: only what makes that durable has failed
+            await incoming.publish(folder)
+
+    async def _publish_rows(self, upload: Upload) -> Version:
+        try:
+            return await self._versions.to_published(upload)
+        except UploadLost:
+            # its project or asset was deleted meanwhile, and what was there of its content: not what came after
+            await self._removals.orphaned(upload.address)
+            await self._remover.finish(upload.address.folder)
+            raise
+
+    @asynccontextmanager
+    async def _held(self, upload: Upload) -> AsyncIterator[None]:
+        renewing = asyncio.create_task(self._renew(upload), name="renew a publication")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+
+    async def _renew(self, upload: Upload) -> None:
+        while True:
+            await asyncio.sleep(self._versions.lease / _RENEWALS)
+            try:
+                await self._versions.renew(upload)
+            except UploadLost:
+                return  # or published this moment
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("publication not renewed", version=upload.address.folder)
+
+
+async def _complete(incoming: Incoming, upload: Upload, entries: Sequence[Entry]) -> None:
+    """Put links, empty directories and documents into the incoming folder."""
+    at = upload.address
+    links = [
+        (entry.path, symlink_text(at.file(entry.path), entry.holder)) for entry in entries if entry.holder is not None
+    ]
+    directories = [entry.path for entry in entries if entry.is_directory]
+    if links:
+        await incoming.links(links)
+    if directories:
+        await incoming.empty_directories(directories)
+    assert upload.upload_finish is not None
+    summary = Summary(upload.upload_user, upload.upload_start, upload.upload_finish, upload.on_probation)
+    files = {documents.MANIFEST: documents.manifest(entries), documents.SUMMARY: documents.summary(summary)}
+    await incoming.put([*documents.links(entries).items(), *files.items()])
+
+
+def _check(address: VersionAddress) -> None:
+    for field, name in (("project", address.project), ("asset", address.asset), ("version", address.version)):
+        try:
+            names.check_name(name)
+        except ValueError as error:
+            raise invalid(field, str(error), value=name) from error
