@@ -26,6 +26,7 @@ _VERBS: Mapping[str, str] = {
     "project": "drayman.cli.project:project",
     "file": "drayman.cli.file:file",
     "rse": "drayman.cli.rse:rse",
+    "registry": "drayman.cli.registry:registry",
 }
 
 

@@ -27,6 +27,7 @@ from drayman.client.errors import (
 from drayman.client.files import Counts, File, Handle, Project, ProjectEnded, Reason, Replica, Report, Rse, TimedOut
 from drayman.client.history import HandleEvent, ProjectEvent
 from drayman.client.logins import AuthInfo
+from drayman.client.registry import RegistryClient
 from drayman.client.session import FileFailed, FileInHand, FileReleased, WorkSession
 from drayman.client.session_token import Session
 from drayman.client.watching import Progress
@@ -57,6 +58,7 @@ __all__ = [
     "ProjectEnded",
     "ProjectEvent",
     "Reason",
+    "RegistryClient",
     "Replica",
     "Report",
     "Role",

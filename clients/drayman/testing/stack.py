@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,29 @@ class LocalStack:
     """A running stack. Made by `local_stack`.
 
     `url` is `grpc://127.0.0.1:PORT`, the same before and after `restart`; `admin` is (name, password); `dsn` the database's URL;
-    `staging` and `registry` are empty folders of the stack.
+    `registry` and `staging` are the folders of the registry service.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        registry: Path | None = None,
+        staging: Path | None = None,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         from drayman.server.platform.embedded import EmbeddedPostgres  # noqa: PLC0415 - with a clear error where it is missing
 
         self.directory = directory
         self.admin = ("admin", secrets.token_urlsafe(12))
-        self.staging = directory / "staging"
-        self.registry = directory / "registry"
+        self.registry = registry or directory / "registry"
+        self.staging = staging or directory / "staging"
         self.url = ""
-        for folder in (self.staging, self.registry):
-            folder.mkdir()
-        self._listen = "127.0.0.1:0"
+        for folder in (self.registry, self.staging):
+            folder.mkdir(exist_ok=True)
+        self._settings = dict(settings or {})
+        self._listen = f"127.0.0.1:{port}"
         self._postgres = EmbeddedPostgres(directory / "postgres", fsync=False)
         self._service: ServiceProcess | None = None
         self._channel: grpc.Channel | None = None
@@ -93,6 +102,11 @@ class LocalStack:
     # --- life and death ----------------------------------------------------------------------------------------------
 
     @property
+    def running(self) -> bool:
+        """Whether the services run."""
+        return self._service is not None and self._service.running
+
+    @property
     def pid(self) -> int:
         """Process id of the services."""
         assert self._service is not None, "the services do not run"
@@ -132,6 +146,9 @@ class LocalStack:
             "DRAYMAN_DATABASE_URL": self.dsn,
             "DRAYMAN_SECRETS_KEY_FILE": str(self.directory / "secrets-keys"),
             "DRAYMAN_SERVICE_KEY": self._service_key,
+            "DRAYMAN_REGISTRY": str(self.registry),
+            "DRAYMAN_REGISTRY_STAGING": str(self.staging),
+            **self._settings,
         }
 
     @property
@@ -202,10 +219,21 @@ class LocalStack:
 
 
 @contextlib.contextmanager
-def local_stack() -> Iterator[LocalStack]:
-    """Start embedded PostgreSQL and every service on loopback; everything is gone afterwards. Raises StackError."""
+def local_stack(
+    *,
+    registry: Path | None = None,
+    staging: Path | None = None,
+    port: int = 0,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[LocalStack]:
+    """Start embedded PostgreSQL and every service on loopback; everything is gone afterwards. Raises StackError.
+
+    `registry` and `staging` are folders of the caller's for the registry service, and stay; None = folders of the stack. `settings` are
+    further DRAYMAN_* variables of the services.
+    """
     # PostgreSQL may run under another account, which has to get there
-    stack = LocalStack(Path(tempfile.mkdtemp(prefix="drayman-")))
+    directory = Path(tempfile.mkdtemp(prefix="drayman-"))
+    stack = LocalStack(directory, registry=registry, staging=staging, port=port, settings=settings)
     try:
         stack.start()
         yield stack

@@ -1,0 +1,159 @@
+"""A folder as it is uploaded: what is announced of it, and its bytes. Synchronous: for threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drayman.client.registry_progress import Meter
+from drayman.client.registry_tree import Digests, Found, Kind, Tree, TreeError, check, digests_of
+from drayman.registry.v1 import content_service_pb2 as pb
+from drayman.registry.v1 import version_pb2
+
+#: Bytes of content in one message, and files.
+_MESSAGE = 512 << 10
+_FILES = 500
+#: Files of a manifest in one message.
+_BATCH = 1000
+#: Bytes of a file up to which its content is kept from its hashing to its sending, and of all such files.
+_KEPT_FILE = 64 << 10
+_KEPT = 32 << 20
+
+
+@dataclass(slots=True)
+class _Hashed:
+    digests: Digests
+    content: bytes | None
+
+
+class Source:
+    """A folder to upload. `prepare`, then the rest; one thread at a time. Files are as they were when they were found, or TreeError."""
+
+    def __init__(self, folder: str, meter: Meter, **options: Any) -> None:
+        self._folder = folder
+        self._meter = meter
+        self._options = options
+        self._kept = _KEPT
+        self._lock = threading.Lock()
+        self._hashed: dict[str, _Hashed] = {}
+        self.ended = threading.Event()
+        self.found: list[Found] = []
+        #: bytes of all files
+        self.size = 0
+
+    def find(self) -> list[Found]:
+        """Find everything; returns what has to be hashed. Raises TreeError, OSError."""
+        with Tree(self._folder, **self._options) as tree:
+            self.found = tree.walk(self._wanted)
+        files = [file for file in self.found if file.kind in (Kind.FILE, Kind.OUTSIDE)]
+        self.size = sum(file.size for file in files)
+        self._meter.begin("reading", len(files), self.size)
+        return files
+
+    def hash(self, files: Sequence[Found]) -> None:
+        """Hash some of the files. Threads may share them out. Raises TreeError."""
+        with Tree(self._folder, **self._options) as tree:
+            for file in files:
+                if self._keeps(file.size):
+                    content = tree.content(file)
+                    hashed = _Hashed(digests_of(content), content)
+                    self._read(file.size)
+                else:
+                    hashed = _Hashed(tree.digests(file, self._read), None)
+                self._hashed[file.path] = hashed
+                self._meter.files += 1
+                if self.ended.is_set():
+                    raise InterruptedError("the reading was ended")
+
+    @property
+    def is_small(self) -> bool:
+        """Whether everything is so little that it may as well be sent unasked."""
+        return self.size <= _KEPT_FILE and all(hashed.content is not None for hashed in self._hashed.values())
+
+    def manifest(self) -> Iterator[pb.UploadRequest]:
+        """Announce everything."""
+        for first in range(0, len(self.found), _BATCH):
+            files = [self._announce(file) for file in self.found[first : first + _BATCH]]
+            yield pb.UploadRequest(manifest=pb.UploadManifest(files=files))
+        yield pb.UploadRequest(manifest_end=pb.UploadManifestEnd(files=len(self.found)))
+
+    def everything(self) -> list[tuple[int, int]]:
+        """Numbers of all files that have content, from their first byte on."""
+        return [(number, 0) for number, file in enumerate(self.found) if file.path in self._hashed and file.size]
+
+    def data(self, wanted: Sequence[tuple[int, int]]) -> Generator[pb.UploadRequest, None, None]:
+        """Read files by their numbers, from offsets on. Raises TreeError."""
+        pieces: list[pb.Piece] = []
+        size = 0
+        with Tree(self._folder, **self._options) as tree:
+            for number, offset in wanted:
+                file = self.found[number]
+                content = self._hashed[file.path].content
+                if content is None and file.size - offset <= _MESSAGE // 4 and not offset:
+                    content = tree.content(file)
+                if content is not None:
+                    if pieces and (size + len(content) > _MESSAGE or len(pieces) >= _FILES):
+                        yield _data(pieces)
+                        pieces, size = [], 0
+                    pieces.append(pb.Piece(file=number, offset=offset, content=content[offset:]))
+                    size += len(content)
+                    continue
+                for piece in _pieces(tree, number, file, offset):
+                    yield _data([piece])
+        if pieces:
+            yield _data(pieces)
+
+    def entry(self, file: Found) -> tuple[int, str, str]:
+        """Size, MD5 and SHA-256 of a file; of links and empty directories nothing."""
+        hashed = self._hashed.get(file.path)
+        return (0, "", "") if hashed is None else (file.size, hashed.digests.md5.hex(), hashed.digests.sha256.hex())
+
+    def _announce(self, file: Found) -> pb.UploadFile:
+        if file.kind is Kind.DIRECTORY:
+            return pb.UploadFile(path=file.path, empty_directory=True)
+        if file.kind is Kind.LOCAL:
+            return pb.UploadFile(path=file.path, link=pb.UploadLink(local=file.target))
+        if file.kind is Kind.REGISTRY:
+            project, asset, version, path = file.target.split("/", 3)
+            address = version_pb2.FileAddress(project=project, asset=asset, version=version, path=path)
+            return pb.UploadFile(path=file.path, link=pb.UploadLink(registry=address))
+        size, md5, sha256 = self.entry(file)
+        return pb.UploadFile(path=file.path, size=size, md5=md5, sha256=sha256)
+
+    def _keeps(self, size: int) -> bool:
+        with self._lock:
+            if size > _KEPT_FILE or size > self._kept:
+                return False
+            self._kept -= size
+            return True
+
+    def _wanted(self) -> bool:
+        return not self.ended.is_set()
+
+    def _read(self, size: int) -> bool:
+        # a count that two threads change at once may miss a little: it is for the eye
+        self._meter.bytes += size
+        return not self.ended.is_set()
+
+
+def _pieces(tree: Tree, number: int, file: Found, offset: int) -> Iterator[pb.Piece]:
+    fd = tree.open(file)
+    try:
+        while offset < file.size:
+            content = os.pread(fd, min(_MESSAGE, file.size - offset), offset)
+            if not content:
+                raise TreeError(file.path, "it changes while it is read")
+            yield pb.Piece(file=number, offset=offset, content=content)
+            offset += len(content)
+        check(fd, file)
+    except OSError as error:
+        raise TreeError(file.path, f"cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _data(pieces: list[pb.Piece]) -> pb.UploadRequest:
+    return pb.UploadRequest(data=pb.UploadData(pieces=pieces))
