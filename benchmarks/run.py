@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import artifacts
 import authentication
 import create
 import crowd
@@ -36,6 +37,7 @@ ROWS: dict[str, Callable[[Stack, Scale], Findings]] = {
     "wakeup": wakeup.measure,
     "create": create.measure,
     "authentication": authentication.measure,
+    "artifacts": artifacts.measure,
     "parked": parked.measure,
     "crowd": crowd.measure,
     "huge": huge.measure,

@@ -20,6 +20,9 @@ class Scale:
     skip: int  # files of the big one that are finished before "late"
     wakes: int  # in all rounds together
     create: int  # files of a created project
+    artifact_files: int  # small files of an uploaded version
+    artifact_bytes: int  # size of each big one
+    artifact_uploads: int  # small uploads, in a round
     door_rounds: int  # rounds of what is compared to see a few parts in a hundred
     parked: int  # streams
     parked_clients: int
@@ -47,6 +50,9 @@ FULL = Scale(
     skip=500_000,
     wakes=200,
     create=200_000,
+    artifact_files=2_000,
+    artifact_bytes=64 << 20,
+    artifact_uploads=100,
     door_rounds=20,
     parked=5_000,
     parked_clients=4,
@@ -70,6 +76,9 @@ QUICK = Scale(
     skip=10_000,
     wakes=20,
     create=20_000,
+    artifact_files=100,
+    artifact_bytes=1 << 20,
+    artifact_uploads=5,
     door_rounds=2,
     parked=200,
     parked_clients=2,

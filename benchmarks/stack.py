@@ -172,6 +172,10 @@ class Stack:
         self._services.append(service)
         return service
 
+    def admin_token(self, service: Service) -> str:
+        """Return a token of the administrator."""
+        return asyncio.run(_administrator(f"grpc://{service.address}", self._password))
+
     def stop(self, service: Service) -> None:
         """End one service."""
         self._services.remove(service)
@@ -204,6 +208,12 @@ async def _new_user(url: str, password: str) -> str:
         await client.login("admin", password)
         await client.create_user(_USER)
         return (await client.issue_token(_USER)).token
+
+
+async def _administrator(url: str, password: str) -> str:
+    async with AuthClient(url) as client:
+        await client.login("admin", password)
+        return (await client.issue_token("admin")).token
 
 
 async def _facts(dsn: str) -> DatabaseFacts:

@@ -13,6 +13,7 @@ NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(×| |$)")
 
 #: Of each row, what must be reached.
 AIMS = {
+    "artifacts": ["upload, against cp -r", "the same again", "download", "manifest", "upload of 3 files"],
     "authentication": ["share of the server's CPU", "share of the time"],
     "sessions": ["against the echo stream", "against row-at-a-time SQL"],
     "crowd": [
