@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -34,18 +35,32 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     WATCH.look()
     for _ in itertools.chain.from_iterable(watching):
         pass
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one sums up
+        session.config.workeroutput["watched"] = (WATCH.lines, WATCH.processes, len(WATCH.secrets), WATCH.findings)
     if WATCH.findings and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what the processes that ran the tests have seen."""
+    lines, processes, secrets, findings = node.workeroutput.get("watched", (0, 0, 0, ["a process of the run died"]))
+    WATCH.lines += lines
+    WATCH.processes += processes
+    elsewhere.append(secrets)
+    WATCH.findings += findings
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seen = f"{WATCH.lines} lines of {WATCH.processes} service processes"
-    terminalreporter.write_line(f"logs: {seen}, {len(WATCH.secrets)} secrets looked for, {len(WATCH.findings)} found")
+    secrets = len(WATCH.secrets) + sum(elsewhere)
+    terminalreporter.write_line(f"logs: {seen}, {secrets} secrets looked for, {len(WATCH.findings)} found")
     for finding in WATCH.findings:
         terminalreporter.write_line(f"  {finding}", red=True)
 
 
 watching: list[Iterator[None]] = []
+elsewhere: list[int] = []
 
 
 @pytest.fixture(scope="session")
