@@ -1,7 +1,7 @@
 """What all tests share: one stack for everybody who only adds to it, a fresh one for those who break it, and a database server."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.workeroutput["watched"] = (WATCH.lines, WATCH.processes, len(WATCH.secrets), WATCH.findings)
     if WATCH.findings and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tests log what nobody should send; their reports have to travel between processes nevertheless."""
+    report = yield
+    report.sections = [(name, text.encode(errors="replace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)
