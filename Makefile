@@ -6,7 +6,6 @@ BIN     := $(VENV)/bin
 DIR     ?= /usr/share/doc
 WORKERS ?= 4
 CMD     ?=
-PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench protos serve clean
@@ -17,8 +16,8 @@ help: ## what can be made
 demo: $(VENV)/.ready ## hand the files of DIR to WORKERS processes that run CMD (default: SHA-256)
 	@$(BIN)/python -m drayman demo --dir "$(DIR)" --workers "$(WORKERS)" $(if $(CMD),--command '$(CMD)')
 
-test: $(VENV)/.ready ## run the tests, several files at a time: they wait more than they compute
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+test: $(VENV)/.ready ## run the tests
+	$(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.ready ## style, types, layers, protos
 	$(BIN)/ruff format --check .
