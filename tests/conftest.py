@@ -1,9 +1,8 @@
 """What all tests share: one stack for everybody who only adds to it, a fresh one for those who break it, and a database server."""
 
 import itertools
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -35,40 +34,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     WATCH.look()
     for _ in itertools.chain.from_iterable(watching):
         pass
-    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one sums up
-        session.config.workeroutput["watched"] = (WATCH.lines, WATCH.processes, len(WATCH.secrets), WATCH.findings)
     if WATCH.findings and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tests log what nobody should send; their reports have to travel between processes nevertheless."""
-    report = yield
-    report.sections = [(name, text.encode(errors="replace").decode()) for name, text in report.sections]
-    return report
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Add up what the processes that ran the tests have seen."""
-    lines, processes, secrets, findings = node.workeroutput.get("watched", (0, 0, 0, ["a process of the run died"]))
-    WATCH.lines += lines
-    WATCH.processes += processes
-    elsewhere.append(secrets)
-    WATCH.findings += findings
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seen = f"{WATCH.lines} lines of {WATCH.processes} service processes"
-    secrets = len(WATCH.secrets) + sum(elsewhere)
-    terminalreporter.write_line(f"logs: {seen}, {secrets} secrets looked for, {len(WATCH.findings)} found")
+    terminalreporter.write_line(f"logs: {seen}, {len(WATCH.secrets)} secrets looked for, {len(WATCH.findings)} found")
     for finding in WATCH.findings:
         terminalreporter.write_line(f"  {finding}", red=True)
 
 
 watching: list[Iterator[None]] = []
-elsewhere: list[int] = []
 
 
 @pytest.fixture(scope="session")
