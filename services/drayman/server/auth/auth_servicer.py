@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
-import asyncpg
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from drayman.auth.v1 import auth_service_pb2 as pb
 from drayman.server.auth import digest, names
-from drayman.server.auth.audit import Author, Event, author_of, peer_address, record
+from drayman.server.auth.audit import Author, Event, author_of, peer_address
 from drayman.server.auth.foreign_tokens import IssuerSettings
 from drayman.server.auth.key_store import KeyStore
 from drayman.server.auth.keys import jwk_set
@@ -44,8 +43,8 @@ class AuthServicer:
 
     def __init__(
         self,
-        pool: asyncpg.Pool,
         store: Store,
+        stored: SessionStore,
         keys: KeyStore,
         sessions: Sessions,
         nonces: Nonces,
@@ -56,10 +55,9 @@ class AuthServicer:
         address_of: Callable[[str], str | None],
     ) -> None:
         """`proofs` by the name of the field in LoginRequest; `address_of` knows the address behind a peer that came by another port."""
-        self._pool = pool
         self._store = store
+        self._stored = stored
         self._keys = keys
-        self._stored = SessionStore(pool)
         self._sessions = sessions
         self._nonces = nonces
         self._limits = limits
@@ -177,7 +175,7 @@ class AuthServicer:
 
     async def _note_refusal(self, action: str, author: Author, subject: str, method: str, problem: NotProven) -> None:
         reason = f"{problem.refusal.reason}: {problem.why}"
-        await record(self._pool, Event(action, author, subject, refused=True, reason=reason, method=method))
+        await self._store.record(Event(action, author, subject, refused=True, reason=reason, method=method))
 
 
 def session_token(token: Token) -> pb.SessionToken:

@@ -138,8 +138,8 @@ async def open_auth(surroundings: Surroundings) -> Room:
     x509 = providers.x509
     options = LoginOptions(ldap_proof.offered, lambda: x509.port if x509 else 0, issuers)
     auth = AuthServicer(
-        pool,
         store,
+        stored,
         keys,
         sessions,
         nonces,
@@ -168,7 +168,7 @@ async def open_auth(surroundings: Surroundings) -> Room:
             _service(
                 user_service_pb2, "UserService", UserServicer(store, sessions, settings.realm), access.USER_SERVICE
             ),
-            _service(secret_service_pb2, "SecretService", SecretServicer(pool, store, secrets), access.SECRET_SERVICE),
+            _service(secret_service_pb2, "SecretService", SecretServicer(store, secrets), access.SECRET_SERVICE),
             _service(audit_service_pb2, "AuditService", audit_servicer, access.AUDIT_SERVICE),
         ],
         parts=[OpenPool(pool), providers, feed, audit_servicer, Repeating("auth sweeper", sweep)],

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncpg
-
 from drayman.auth.v1 import secret_service_pb2 as pb
-from drayman.server.auth.audit import Event, author_of, record
+from drayman.server.auth.audit import Event, author_of
 from drayman.server.auth.auth_servicer import timestamp
 from drayman.server.auth.secret_rules import key_problem, value_problem
 from drayman.server.auth.secret_store import SecretStore
@@ -18,8 +16,7 @@ from drayman.server.platform.errors import Refusal, invalid
 class SecretServicer:
     """Stores, returns and removes the caller's secrets."""
 
-    def __init__(self, pool: asyncpg.Pool, store: Store, secrets: SecretStore) -> None:
-        self._pool = pool
+    def __init__(self, store: Store, secrets: SecretStore) -> None:
         self._store = store
         self._secrets = secrets
 
@@ -67,8 +64,8 @@ class SecretServicer:
             done = await self._secrets.reencrypt()
         except Refusal as refusal:
             key_id = refusal.metadata.get("key_id", "")
-            await record(self._pool, Event("SECRETS_REENCRYPTED", author, key_id, refused=True, reason=refusal.reason))
+            await self._store.record(Event("SECRETS_REENCRYPTED", author, key_id, refused=True, reason=refusal.reason))
             raise
         counts = {"user_secrets": done.user_secrets, "own_keys": done.own_keys}
-        await record(self._pool, Event("SECRETS_REENCRYPTED", author, done.key_id, detail=counts))
+        await self._store.record(Event("SECRETS_REENCRYPTED", author, done.key_id, detail=counts))
         return pb.ReencryptSecretsResponse(key_id=done.key_id, reencrypted=done.user_secrets + done.own_keys)
