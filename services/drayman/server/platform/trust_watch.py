@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import grpc.aio
 import structlog
 
 from drayman.auth.v1 import auth_service_pb2, auth_service_pb2_grpc, trust_service_pb2, trust_service_pb2_grpc
 from drayman.client.credentials import bearer
-from drayman.server.platform.lifecycle import Part
+from drayman.server.platform.lifecycle import Repeating
 from drayman.server.platform.service_identity import ServiceIdentity
 from drayman.server.platform.trust import Standing, Trust
 
@@ -22,15 +21,16 @@ _RECONNECT = 0.5
 _FETCH_SECONDS = 5.0
 
 
-class TrustWatch(Part):
+class TrustWatch(Repeating):
     """Watches auth's TrustService over a channel, which stays its owner's to close."""
 
     def __init__(self, channel: grpc.aio.Channel, trust: Trust, identity: ServiceIdentity) -> None:
+        super().__init__("trust watch", self._turn)
         self._trust = trust
         self._identity = identity
         self._auth = auth_service_pb2_grpc.AuthServiceStub(channel)
         self._service = trust_service_pb2_grpc.TrustServiceStub(channel)
-        self._task: asyncio.Task[None] | None = None
+        self._quiet = False
 
     async def fetch_keys(self) -> None:
         """Read the published keys now. Raises grpc.RpcError."""
@@ -38,31 +38,15 @@ class TrustWatch(Part):
         reply = await self._auth.GetKeySet(request, timeout=_FETCH_SECONDS, wait_for_ready=True)
         self._trust.learn_keys(reply.jwks_json, reply.issuer)
 
-    async def start(self) -> None:
-        """Begin to watch; does not wait for auth's first word."""
-        self._task = asyncio.create_task(self._keep(), name="trust watch")
-
-    async def stop(self) -> None:
-        """End the watch."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-
-    async def _keep(self) -> None:
-        quiet = False
-        while True:
-            try:
-                await self._watch()
-                quiet = False
-            except (grpc.aio.AioRpcError, TimeoutError) as error:
-                if not quiet:  # once, not twice a second while auth is away
-                    log.warning("auth not heard of", error=_said(error))
-                quiet = True
-            except Exception:
-                log.exception("trust watch failed")
-            await asyncio.sleep(_RECONNECT)
+    async def _turn(self) -> float:
+        try:
+            await self._watch()
+            self._quiet = False
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            if not self._quiet:  # once, not twice a second while auth is away
+                log.warning("auth not heard of", error=_said(error))
+            self._quiet = True
+        return _RECONNECT
 
     async def _watch(self) -> None:
         call = self._service.WatchTrust(
