@@ -307,6 +307,18 @@ async def test_a_drained_watch_ends_and_begins_no_more(
         await anext(watching.watch(project.project_id, 1))
 
 
+async def test_who_comes_while_nothing_is_being_found_is_told_too(here: tuple[Watching, Reserver, Queries]) -> None:
+    watching, _, _ = here
+    watches = []
+    for _ in range(20):
+        watches.append(asyncio.create_task(anext(watching.watch(2**62, 1))))
+        await asyncio.sleep(0)  # the first one's look is under way
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*watches, return_exceptions=True)
+    assert [getattr(end, "reason", end) for end in ends] == ["PROJECT_NOT_FOUND"] * 20
+    assert watching._watchers == {}
+
+
 async def test_a_watch_outlives_the_service(own_stack: LocalStack) -> None:
     own_stack.add_user("ann")
     async with DispatchClient(own_stack.url, own_stack.token("ann"), patience=60) as dispatch:

@@ -115,6 +115,7 @@ class _Watcher:
         self._intervals: list[float] = []
         self._begun = 0
         self._ended = 0
+        self._wanted = 0
         self._view: View | None = None
         self._error: Exception | None = None
         self._due = 0.0
@@ -134,7 +135,8 @@ class _Watcher:
         """Somebody begins to watch; returns the number of the look that shows nothing older than this moment."""
         self._intervals.append(interval)
         self._hasten(time.monotonic())
-        return self._begun + 1
+        self._wanted = self._begun + 1
+        return self._wanted
 
     def leave(self, interval: float) -> bool:
         """Somebody watches no more; returns whether nobody does."""
@@ -201,8 +203,8 @@ class _Watcher:
                 self._view = self._shaped(rows[0], now) if rows else None
                 self._ended = self._begun
                 self._tell()
-                if self._view is None:
-                    return
+                if self._view is None and self._ended >= self._wanted:
+                    return  # who came during the look wants another one
                 await self._rest()
         except Exception as error:
             self.fail(error)  # who watches learns of it, and tries again
