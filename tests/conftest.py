@@ -1,6 +1,7 @@
 """What all tests share: one stack for everybody who only adds to it, a fresh one for those who break it, and a database server."""
 
 import itertools
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ LAST = "test_logs_hold_no_secrets.py"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionstart() -> Iterator[None]:
-    """Watch all logs from now on."""
+    """Watch all logs from now on, and let processes be interrupted: a shell has what it runs in the background ignore that for good."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     watching.append(install())
     next(watching[0])
     yield
