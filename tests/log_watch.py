@@ -194,7 +194,9 @@ def install() -> Iterator[None]:
     _set(ServiceProcess, "__init__", started)
     _set(ServiceProcess, "_close", closed)
     _set(digest, "ha1", computed)
-    structlog.configure(processors=[WATCH.see_event, *configuration["processors"]])
+    # structlog's own way of showing exceptions colours the source around them: of a test that provokes many that is most of the time
+    shown = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[WATCH.see_event, *configuration["processors"][:-1], shown])
     yield
     structlog.configure(**configuration)
     _set(digest, "ha1", ha1)
