@@ -12,11 +12,11 @@ from drayman.client import DispatchClient, Handle, ProjectEnded, Report
 
 @dataclass
 class Diary:
-    """What the workers saw: deliveries by (handle, attempt), what was acknowledged, and what was refused."""
+    """What the workers saw: deliveries by (handle, attempt), what was acknowledged, and reports of which of them were refused."""
 
     delivered: Counter[tuple[int, int]] = field(default_factory=Counter)
     acknowledged: dict[int, str] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
+    refused: list[tuple[int, int]] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     progress: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,7 +49,7 @@ async def _work(dispatch: DispatchClient, project_id: int, worker_id: str, diary
             outcome = "failed_retry"
         (refusal,) = await dispatch.report([Report(got, outcome)])
         if refusal is not None:
-            diary.refused.append(refusal.reason)
+            diary.refused.append((got.handle_id, got.attempts))
         elif outcome != "failed_retry":
             assert got.handle_id not in diary.acknowledged
             diary.acknowledged[got.handle_id] = outcome.partition("_")[0]

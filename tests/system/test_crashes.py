@@ -53,7 +53,7 @@ async def test_a_crash_loses_nothing_and_repeats_nothing(own_stack: LocalStack, 
         patience = 60 if crash is restart_in_order else 5
         project = await dispatch.create_project(files(), attributes={"virtual": True}, worker_timeout=patience)
     diary = Diary()
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(240):
         fleet = asyncio.create_task(run_fleet(stack.url, token, project.project_id, WORKERS, diary, pace=0.02))
         for share in (0.15, 0.4, 0.65):
             reached = asyncio.create_task(diary.reaches(int(FILES * share)))
@@ -75,9 +75,8 @@ async def test_a_crash_loses_nothing_and_repeats_nothing(own_stack: LocalStack, 
     assert ended.counts.failed == FILES // 10
     assert set(diary.ended) == {"failed"}
     assert len(diary.ended) == WORKERS
-    # A report is refused only where its lease ran out while the service was away.
-    late = sum(times for (_, attempt), times in diary.delivered.items() if attempt > 2)
-    assert len(diary.refused) <= late + WORKERS
+    # a report is refused only where its lease ran out while the service was away, and somebody else got the file
+    assert [(number, attempt) for number, attempt in diary.refused if handles[number].attempts <= attempt] == []
     if crash is restart_in_order:
         assert diary.refused == []
 
