@@ -16,8 +16,9 @@ help: ## what can be made
 demo: $(VENV)/.ready ## hand the files of DIR to WORKERS processes that run CMD (default: SHA-256)
 	@$(BIN)/python -m drayman demo --dir "$(DIR)" --workers "$(WORKERS)" $(if $(CMD),--command '$(CMD)')
 
+# Hundreds of processes are started from the same sources: whatever the environment says, they are compiled once.
 test: $(VENV)/.ready ## run the tests
-	$(BIN)/pytest $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.ready ## style, types, layers, protos
 	$(BIN)/ruff format --check .
