@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from drayman.client.channel import UrlError, open_channel
 from drayman.server.auth.room import open_auth
 from drayman.server.dispatch.room import open_dispatch
+from drayman.server.platform.allocator import keep_buffers
 from drayman.server.platform.calls import Dispatcher
 from drayman.server.platform.database import MigrationError
 from drayman.server.platform.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -55,6 +56,7 @@ def serve(
 
     `ready` is called with the URL once calls are answered. Raises StartError.
     """
+    keep_buffers()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, services, ready, until_eof=until_eof))
 
