@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class DownloadCalls(RegistryCalls):
         folder: str | Path,
         *,
         path: str = "",
+        entries: Sequence[Entry] | None = None,
         concurrent: int = 1,
         progress: ProgressCallback | None = None,
     ) -> Downloaded:
@@ -60,20 +61,25 @@ class DownloadCalls(RegistryCalls):
 
         Links arrive as files. What the folder has already, and has whole, is not fetched again; what else is in it stays. A file appears
         when it is complete and its hash is right. A connection that breaks is made again, and goes on where it was; a download that was
-        given up goes on when it is repeated. `concurrent` streams share the files.
+        given up goes on when it is repeated. `concurrent` streams share the files. `entries` has those that are wanted, where the caller
+        knows what the version has at `path`; only they are looked at, and fetched.
 
         Raises FileNotFoundError and other OSErrors where the folder cannot be written.
         """
         meter = Meter(progress)
         request = pb.DownloadRequest(project=project, asset=asset, version=version, path=path)
-        entries = await self._entries(request)
+        whole = entries is None
+        if entries is None:
+            entries = await self._entries(request)
         meter.begin("receiving", len(entries), sum(entry.size for entry in entries))
         arrivals = Arrivals(Path(os.fspath(folder)), entries, meter)
         await meter.watch(asyncio.to_thread(arrivals.begin))
         wanted = arrivals.left
         try:
             if wanted:
-                await meter.watch(_Download(self, self._contents, request, arrivals, len(entries)).run(concurrent))
+                await meter.watch(
+                    _Download(self, self._contents, request, arrivals, len(entries) if whole else None).run(concurrent)
+                )
         finally:
             await asyncio.to_thread(arrivals.close)
         await asyncio.to_thread(arrivals.end)
@@ -137,8 +143,9 @@ class _Download:
     """One download, over as many connections as it takes."""
 
     def __init__(
-        self, calls: DownloadCalls, stub: Any, request: pb.DownloadRequest, arrivals: Arrivals, total: int
+        self, calls: DownloadCalls, stub: Any, request: pb.DownloadRequest, arrivals: Arrivals, total: int | None
     ) -> None:
+        """`total`: how many entries the version has there; None = more than are wanted."""
         self._calls = calls
         self._stub = stub
         self._request = request
@@ -205,7 +212,8 @@ class _Download:
                     self._patience = Patience(self._calls._patience)  # noqa: SLF001 - as above
                     for message in reply.entries:
                         entry = entry_of(message)
-                        if replace(entry, link=None) != replace(entries.get(entry.path, entry), link=None):
+                        known = entries.get(entry.path, entry)
+                        if (entry.size, entry.md5, entry.sha256) != (known.size, known.md5, known.sha256):
                             raise UnavailableError(
                                 f"{entry.path!r} has changed meanwhile", code=grpc.StatusCode.UNAVAILABLE
                             )

@@ -43,7 +43,7 @@ class Fetch:
         async with self._cache.index(version) as known:
             if self._lacks(version, known, {rest: origin.said(entry)}):
                 project, asset, name = parts[:_VERSION]
-                await self._client.download(project, asset, name, self._cache.path(version), path=rest)
+                await self._client.download(project, asset, name, self._cache.path(version), path=rest, entries=[entry])
                 known[rest] = origin.said(entry)
 
     async def directory(self, path: str) -> None:
@@ -96,7 +96,13 @@ class Fetch:
                 known[path] = said[path]
             if lacks - made.keys():
                 await self._client.download(
-                    project, asset, version, self._cache.path(address), path=prefix, concurrent=self._concurrent
+                    project,
+                    asset,
+                    version,
+                    self._cache.path(address),
+                    path=prefix,
+                    entries=[entry for entry in entries if entry.path in lacks],
+                    concurrent=self._concurrent,
                 )
                 known.update(said)
 

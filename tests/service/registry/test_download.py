@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ async def test_what_is_there_is_not_fetched_again(
     assert done.files_received == 2
     assert trees.contents(copy) == FILES | {"mine": b"stays"}
     assert (copy / "d/big").stat().st_ino == kept
+
+
+async def test_of_a_folder_only_what_is_named_is_looked_at_and_fetched(
+    owner: RegistryClient, project: str, source: Path, tmp_path: Path
+) -> None:
+    await owner.upload(project, "asset", "v1", source)
+    entries = [entry async for entry in owner.entries(project, "asset", "v1")]
+    wanted = [entry for entry in entries if entry.path in ("a", "d/big", "empty")]
+    copy = tmp_path / "copy"
+    for concurrent in (1, 2):
+        done = await owner.download(project, "asset", "v1", copy, entries=wanted, concurrent=concurrent)
+        assert trees.contents(copy) == {path: FILES[path] for path in ("a", "d/big", "empty")}
+        assert (done.files, done.bytes_received) == (3, 5 + 5 * MIB + 3)
+        shutil.rmtree(copy)
+    assert (await owner.download(project, "asset", "v1", copy, entries=[])).files == 0
 
 
 async def test_parts_of_a_version(owner: RegistryClient, project: str, source: Path, tmp_path: Path) -> None:
