@@ -1,7 +1,9 @@
 """What stands around every RPC, over a real channel: admission, decoding, errors, counts."""
 
 import asyncio
+import errno
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -309,6 +311,10 @@ async def test_a_defect_is_told_by_an_id_and_nothing_else() -> None:
     [
         ConnectionRefusedError(),
         TimeoutError(),
+        OSError(errno.EHOSTUNREACH, "no route to host"),
+        OSError("Multiple exceptions: [Errno 111] refused, [Errno 111] refused"),
+        FileNotFoundError(errno.ENOENT, "no such socket"),
+        socket.gaierror(socket.EAI_NONAME, "no such host"),
         asyncpg.CannotConnectNowError("starting up"),
         asyncpg.ConnectionDoesNotExistError("gone"),
         asyncpg.AdminShutdownError("shutting down"),
@@ -326,6 +332,26 @@ async def test_a_database_that_is_away_is_worth_a_retry(failure: Exception) -> N
             await server.unary(INFO)
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
     assert caught.value.retry_after
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.EIO, "a disk that fails"),
+        OSError(errno.ENOSPC, "no room"),
+        PermissionError(errno.EACCES, "forbidden", "/some/file"),
+        FileNotFoundError(errno.ENOENT, "gone", "/some/file"),
+        OSError(errno.EMFILE, "too many files"),
+    ],
+)
+async def test_what_a_disk_says_is_not_the_database(failure: Exception) -> None:
+    async def fails(_request: Any, _call: Call) -> None:
+        raise failure
+
+    async with running(fails) as server:
+        with pytest.raises(ServiceDefectError) as caught:
+            await server.unary(INFO)
+    assert caught.value.reason == "DEFECT"
 
 
 @pytest.mark.parametrize(

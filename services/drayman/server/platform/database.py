@@ -6,8 +6,10 @@ Migrations are its `migrations/NNNN_what.sql`, forward only, each in one transac
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,14 +58,24 @@ _AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
-    OSError,
+    ConnectionError,
     TimeoutError,
+    socket.gaierror,
 )
+#: The same, where no class of exceptions says so.
+_NO_WAY = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
 
 def is_away(error: BaseException) -> bool:
     """Whether an exception means that the database cannot be reached just now, and not that we asked it something wrong."""
+    if isinstance(error, OSError) and not isinstance(error, _AWAY):
+        return error.filename is None and (error.errno in _NO_WAY or _is_failed_connect(error))
     return isinstance(error, _AWAY) and not isinstance(error, asyncpg.DataError)
+
+
+def _is_failed_connect(error: OSError) -> bool:
+    """Whether it is of a socket in a folder that is not there, or sums up what several addresses of a host said: that has no number."""
+    return error.errno is None or isinstance(error, FileNotFoundError)
 
 
 class MigrationError(Exception):

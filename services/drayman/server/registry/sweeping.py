@@ -193,7 +193,7 @@ async def _tried(what: str, work: Callable[[], Awaitable[None]]) -> bool:
     try:
         await work()
     except Exception as error:
-        if is_away(error) and isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
+        if is_away(error):
             raise
         log.exception("recovery failed", of=what)
         return True

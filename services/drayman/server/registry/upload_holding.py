@@ -133,7 +133,7 @@ def _is_interruption(cause: BaseException) -> bool:
     """Whether the same upload, once more, could succeed."""
     if isinstance(cause, Refusal):
         return cause.code is grpc.StatusCode.UNAVAILABLE
-    return isinstance(cause, asyncio.CancelledError) or (is_away(cause) and not _is_forbidden(cause))
+    return isinstance(cause, asyncio.CancelledError) or is_away(cause)
 
 
 def _is_forbidden(cause: BaseException) -> bool:
