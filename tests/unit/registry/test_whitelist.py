@@ -29,6 +29,20 @@ def test_a_folder_that_is_a_link_itself(tmp_path: Path) -> None:
     assert Whitelist.parse(str(tmp_path / "way")).covers(str(tmp_path / "way/file"))
 
 
+def test_where_a_path_ends(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "way").symlink_to("real")
+    (tmp_path / "real/within").symlink_to("file")
+    (tmp_path / "real/leak").symlink_to("../secret")
+    listed = Whitelist.parse(str(tmp_path / "way"))
+    assert listed.end_of(str(tmp_path / "way/within")) == (tmp_path / "real", tmp_path / "real/file")
+    assert listed.end_of(str(tmp_path / "way/leak")) is None
+    # what lay there when it was found
+    (tmp_path / "real/within").unlink()
+    (tmp_path / "real/within").symlink_to("../secret")
+    assert listed.end_of(str(tmp_path / "way/within")) is None
+
+
 @pytest.mark.parametrize("line", ["relative", "./here", "~/there"])
 def test_relative_folders_are_refused(line: str, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"/fine\n{line}\n")

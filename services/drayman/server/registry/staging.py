@@ -169,8 +169,21 @@ class Staging:
                 task.add_done_callback(lambda _: limit.release())
             for file in () if local else outside:
                 await limit.acquire()
-                task = group.create_task(_adopt_outside(file, incoming))
+                task = group.create_task(self._adopt_outside(file, incoming))
                 task.add_done_callback(lambda _: limit.release())
+
+    async def _adopt_outside(self, file: Announced, incoming: Incoming) -> None:
+        # once more: since it was found, somebody may have made it, or a folder above it, a link to elsewhere
+        end = await asyncio.to_thread(self._whitelist.end_of, file.outside)
+        if end is None:
+            raise _changed(file)
+        folder, real = end
+        try:
+            adopted = await incoming.adopt(file.path, real, consume=False, within=folder)
+        except ContentLost as error:
+            raise invalid("source", f"{names.shown(file.path)}: {error}", path=file.path) from error
+        if adopted is None or (adopted.size, adopted.md5, adopted.sha256) != (file.size, file.md5, file.sha256):
+            raise _changed(file)
 
 
 async def _adopt(source: _Source, number: int, incoming: Incoming, *, consume: bool) -> None:
@@ -182,16 +195,6 @@ async def _adopt(source: _Source, number: int, incoming: Incoming, *, consume: b
     except ContentLost as error:
         raise invalid("source", f"{names.shown(file.path)}: {error}", path=file.path) from error
     if adopted is not None and (adopted.size, adopted.md5, adopted.sha256) != (file.size, file.md5, file.sha256):
-        raise _changed(file)
-
-
-async def _adopt_outside(file: Announced, incoming: Incoming) -> None:
-    real = Path(await asyncio.to_thread(os.path.realpath, file.outside))
-    try:
-        adopted = await incoming.adopt(file.path, real, consume=False)
-    except ContentLost as error:
-        raise invalid("source", f"{names.shown(file.path)}: {error}", path=file.path) from error
-    if adopted is None or (adopted.size, adopted.md5, adopted.sha256) != (file.size, file.md5, file.sha256):
         raise _changed(file)
 
 

@@ -55,10 +55,16 @@ class Whitelist:
 
         By its text alone a link in such a folder could lead to whatever the service can read.
         """
-        if not any(_is_below(target, folder) for folder in self._folders):
-            return False
+        return any(_is_below(target, folder) for folder in self._folders) and self.end_of(target) is not None
+
+    def end_of(self, target: str) -> tuple[Path, Path] | None:
+        """Where a path leads in the end, and before it the folder of the list in which that lies; None if it lies in none."""
         real = os.path.realpath(target)
-        return any(_is_below(real, folder) or _is_below(real, os.path.realpath(folder)) for folder in self._folders)
+        for folder in self._folders:
+            for end in (folder, os.path.realpath(folder)):
+                if _is_below(real, end):
+                    return Path(end), Path(real)
+        return None
 
 
 def _is_below(path: str, folder: str) -> bool:
