@@ -273,6 +273,29 @@ async def test_deletion(registry: Rig) -> None:
     assert await registry.check() == {"p/a": ["v1"]}
 
 
+async def test_a_dead_link_keeps_nothing(registry: Rig) -> None:
+    await registry.project("p")
+    await registry.project("q")
+    remover = registry.registry.remover
+    await registry.upload("p/a/v1", FILES)
+    await registry.upload("p/a/v2", {}, links=(link("l", b"first", "p/a/v1/a"),))
+    await registry.upload(
+        "q/b/w", {}, links=(link("one", b"first", "p/a/v1/a"), link("two", b"first", "p/a/v2/l", "p/a/v1/a"))
+    )
+    assert await remover.delete(Doomed("p", "a", "v1"), force=True)
+    # v1 is another one now, which has not what the links lead to
+    await registry.upload("p/a/v1", {"else": b"else"})
+    assert await remover.delete(Doomed("p", "a", "v1"), force=False)
+    # a link to a link is one as long as that is there
+    for doomed in (Doomed("p", "a", "v2"), Doomed("p", "a"), Doomed("p")):
+        assert await refusal(remover.delete(doomed, force=False)) == "LINKED_TO"
+    assert await remover.delete(Doomed("p", "a", "v2"), force=True)
+    await registry.upload("p/a/v1", {"else": b"else"})
+    assert await remover.delete(Doomed("p", "a"), force=False)
+    await registry.upload("p/a/v1", {"else": b"else"})
+    assert await remover.delete(Doomed("p"), force=False)
+
+
 async def test_a_link_to_what_is_deleted_meanwhile_is_refused(registry: Rig) -> None:
     await registry.project("p")
     await registry.upload("p/a/v1", FILES)

@@ -19,28 +19,44 @@ SELECT version_id, name, state, on_probation, usage, upload_id, busy_until > clo
 FROM registry.version WHERE asset_id = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name FOR UPDATE;
 
 -- name: links_into_project
--- By entry_target and entry_ancestor: a link from elsewhere. What is only being uploaded looks again before it is published.
+-- By entry_target and entry_ancestor, then by asset_project_id_name_key, version_asset_id_name_key and entry_pkey: a link from elsewhere to a
+-- file that is there; one that is dead already loses nothing. What is only being uploaded looks again before it is published.
 (SELECT e.version_id, e.path FROM registry.entry e JOIN registry.version v ON v.version_id = e.version_id
- WHERE e.target_project = $1 AND v.project_id <> $2 AND v.state <> 'uploading' LIMIT 1)
+ WHERE e.target_project = $1 AND v.project_id <> $2 AND v.state <> 'uploading'
+   AND EXISTS (SELECT FROM registry.asset a JOIN registry.version w ON w.asset_id = a.asset_id JOIN registry.entry f ON f.version_id = w.version_id
+               WHERE a.project_id = $2 AND a.name = e.target_asset AND w.name = e.target_version AND f.path = e.target_path)
+ LIMIT 1)
 UNION ALL
 (SELECT e.version_id, e.path FROM registry.entry e JOIN registry.version v ON v.version_id = e.version_id
- WHERE e.ancestor_project = $1 AND v.project_id <> $2 AND v.state <> 'uploading' LIMIT 1);
+ WHERE e.ancestor_project = $1 AND v.project_id <> $2 AND v.state <> 'uploading'
+   AND EXISTS (SELECT FROM registry.asset a JOIN registry.version w ON w.asset_id = a.asset_id JOIN registry.entry f ON f.version_id = w.version_id
+               WHERE a.project_id = $2 AND a.name = e.ancestor_asset AND w.name = e.ancestor_version AND f.path = e.ancestor_path)
+ LIMIT 1);
 
 -- name: links_into_asset
--- by entry_target and entry_ancestor
+-- as links_into_project
 (SELECT e.version_id, e.path FROM registry.entry e JOIN registry.version v ON v.version_id = e.version_id
- WHERE e.target_project = $1 AND e.target_asset = $2 AND v.asset_id <> $3 AND v.state <> 'uploading' LIMIT 1)
+ WHERE e.target_project = $1 AND e.target_asset = $2 AND v.asset_id <> $3 AND v.state <> 'uploading'
+   AND EXISTS (SELECT FROM registry.version w JOIN registry.entry f ON f.version_id = w.version_id
+               WHERE w.asset_id = $3 AND w.name = e.target_version AND f.path = e.target_path)
+ LIMIT 1)
 UNION ALL
 (SELECT e.version_id, e.path FROM registry.entry e JOIN registry.version v ON v.version_id = e.version_id
- WHERE e.ancestor_project = $1 AND e.ancestor_asset = $2 AND v.asset_id <> $3 AND v.state <> 'uploading' LIMIT 1);
+ WHERE e.ancestor_project = $1 AND e.ancestor_asset = $2 AND v.asset_id <> $3 AND v.state <> 'uploading'
+   AND EXISTS (SELECT FROM registry.version w JOIN registry.entry f ON f.version_id = w.version_id
+               WHERE w.asset_id = $3 AND w.name = e.ancestor_version AND f.path = e.ancestor_path)
+ LIMIT 1);
 
 -- name: links_into_version
--- by entry_target and entry_ancestor
+-- as links_into_project
 (SELECT e.version_id, e.path FROM registry.entry e JOIN registry.version v ON v.version_id = e.version_id
- WHERE e.target_project = $1 AND e.target_asset = $2 AND e.target_version = $3 AND e.version_id <> $4 AND v.state <> 'uploading' LIMIT 1)
+ WHERE e.target_project = $1 AND e.target_asset = $2 AND e.target_version = $3 AND e.version_id <> $4 AND v.state <> 'uploading'
+   AND EXISTS (SELECT FROM registry.entry f WHERE f.version_id = $4 AND f.path = e.target_path)
+ LIMIT 1)
 UNION ALL
 (SELECT e.version_id, e.path FROM registry.entry e JOIN registry.version v ON v.version_id = e.version_id
  WHERE e.ancestor_project = $1 AND e.ancestor_asset = $2 AND e.ancestor_version = $3 AND e.version_id <> $4 AND v.state <> 'uploading'
+   AND EXISTS (SELECT FROM registry.entry f WHERE f.version_id = $4 AND f.path = e.ancestor_path)
  LIMIT 1);
 
 -- name: folder_of
