@@ -102,6 +102,21 @@ async def test_a_project_belongs_to_who_made_it_unless_told_otherwise(people: Pe
     assert (await admin.get_project("nobodys")).permissions == Permissions()
 
 
+async def test_a_folder_that_was_not_adopted_is_nobodys_project(people: People, admin: RegistryCalls) -> None:
+    folder = people.stack.registry / "foreign"
+    (folder / "asset/v1").mkdir(parents=True)
+    with pytest.raises(AlreadyExistsError, match="drayman registry adopt") as caught:
+        await admin.create_project("foreign")
+    assert caught.value.reason == "REGISTRY_PROJECT_EXISTS"
+    assert "foreign" not in await listed(admin.projects())
+    assert [path.name for path in folder.iterdir()] == ["asset"]
+    (folder / "asset/v1").rmdir()
+    (folder / "asset").rmdir()
+    folder.rmdir()
+    await admin.create_project("foreign")
+    assert (folder / "..permissions").is_file()
+
+
 async def test_a_project_is_made_once(admin: RegistryCalls, project: str) -> None:
     with pytest.raises(AlreadyExistsError) as caught:
         await admin.create_project(project)

@@ -15,6 +15,7 @@ from drayman.server.registry import messages, pages
 from drayman.server.registry import permissions as rules
 from drayman.server.registry.adopting import Adopter
 from drayman.server.registry.change_feed import ChangeFeed
+from drayman.server.registry.content import Content
 from drayman.server.registry.documenting import Documenter
 from drayman.server.registry.maintenance import Maintenance
 from drayman.server.registry.messages import address, name
@@ -59,6 +60,7 @@ class RegistryServicer(Part):
         adopter: Adopter,
         spoofing: Spoofing,
         deployment: Deployment,
+        content: Content,
     ) -> None:
         self._store = store
         self._remover = remover
@@ -69,6 +71,7 @@ class RegistryServicer(Part):
         self._adopter = adopter
         self._spoofing = spoofing
         self._deployment = deployment
+        self._content = content
         self._draining = asyncio.Event()
 
     async def drain(self) -> None:
@@ -95,7 +98,7 @@ class RegistryServicer(Part):
         if request.HasField("quota"):
             asked = request.quota
             quota = _checked(Quota(asked.baseline, asked.growth_rate, asked.year or quota.year), "quota")
-        created = await self._store.create_project(project, permissions, quota)
+        created = await self._store.create_project(project, permissions, quota, check=self._refuse_foreign)
         await self._documenter.attempt(created.project_id)
         return pb.CreateProjectResponse()
 
@@ -330,6 +333,17 @@ class RegistryServicer(Part):
         async with aclosing(self._adopter.run(verify=request.verify, dry_run=request.dry_run)) as outcomes:
             async for each in outcomes:
                 await call.send(pb.AdoptRegistryResponse(path=each.path, adopted=each.adopted, problems=each.problems))
+
+    async def _refuse_foreign(self, project: str) -> None:
+        """Refuse if there is a folder of that name, which is then nobody's: what another system made, or what a lost database knew."""
+        if await self._content.exists(project):
+            root = self._content.local_root
+            help_ = f"take it over by `drayman registry adopt {root}`" if root is not None else "remove what is there"
+            raise Refusal(
+                "REGISTRY_PROJECT_EXISTS",
+                f"the registry has a folder {project!r} that no project is known to have: {help_}, or choose another name",
+                metadata={"project": project},
+            )
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

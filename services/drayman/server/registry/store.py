@@ -6,7 +6,7 @@ is not there for any method of this module. Who changes something writes the doc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,18 @@ class Store:
             found = await self._pool.fetch(SQL["probation_of_project"], place.at, place.number, limit, project_id)
         return [rows.version_of(row) for row in found]
 
-    async def create_project(self, name: str, permissions: Permissions, quota: Quota) -> Project:
-        """Add a project. Refuses with REGISTRY_PROJECT_EXISTS, also while the content of one of that name is still being removed."""
+    async def create_project(
+        self,
+        name: str,
+        permissions: Permissions,
+        quota: Quota,
+        *,
+        check: Callable[[str], Awaitable[None]] | None = None,
+    ) -> Project:
+        """Add a project. Refuses with REGISTRY_PROJECT_EXISTS, also while the content of one of that name is still being removed.
+
+        `check` is called with the name when nobody else can have it any more, and may refuse.
+        """
         values = rows.permission_values(permissions), (quota.baseline, quota.growth_rate, quota.year)
         async with self._pool.acquire() as connection, connection.transaction():
             project_id = await connection.fetchval(
@@ -125,6 +135,8 @@ class Store:
                     f"the content of a project {name!r} that was deleted is still being removed: try again soon",
                     metadata={"project": name},
                 )
+            if check is not None:
+                await check(name)
         return Project(project_id, name, permissions, quota, 0)
 
     async def set_permissions(
