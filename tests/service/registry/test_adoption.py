@@ -68,8 +68,9 @@ ALL = [
 
 
 def theirs(root: Path) -> dict[str, tuple[str, bytes | str]]:
-    """Everything but our own folders."""
-    return {path: what for path, what in snapshot(root).items() if not path.startswith(("..incoming", "..trash"))}
+    """Everything but what is our own."""
+    ours = ("..incoming", "..trash", "..registry-id")
+    return {path: what for path, what in snapshot(root).items() if not path.startswith(ours)}
 
 
 async def test_everything_is_taken_over_and_nothing_is_touched(people: People, gobbler: GobblerRegistry) -> None:

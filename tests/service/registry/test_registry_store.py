@@ -338,6 +338,7 @@ async def test_changes_are_followed_in_order_and_completely(registry: Rig) -> No
 _STATEMENTS = {
     f"{path.stem}: {name}": text
     for path in sorted(HERE.glob("*queries.sql"))
+    if path.name != "place_queries.sql"  # its table has one row, which the start of a process locks and reads
     for name, text in load_queries(path).items()
 }
 

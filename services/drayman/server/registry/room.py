@@ -22,6 +22,7 @@ from drayman.server.registry.content_servicer import ContentServicer
 from drayman.server.registry.content_stores import open_content
 from drayman.server.registry.downloading import Downloads
 from drayman.server.registry.maintenance import Maintenance
+from drayman.server.registry.place import claim
 from drayman.server.registry.registry_servicer import Deployment, RegistryServicer
 from drayman.server.registry.reroute_run import Rerouter
 from drayman.server.registry.spoofing import Spoofing
@@ -69,6 +70,12 @@ async def open_registry(surroundings: Surroundings) -> Room:
     except BaseException:
         await content.close()
         raise
+    opened = _Opened(pool, content)
+    try:
+        await claim(pool, content, str(content.local_root or place))
+    except BaseException:
+        await opened.stop()
+        raise
 
     bus = WakeupBus(dsn, "drayman_registry")
     registry = assemble(pool, content, upload_hours=settings.upload_hours, announce=lambda: bus.announce(_CHANGED))
@@ -90,6 +97,7 @@ async def open_registry(surroundings: Surroundings) -> Room:
             baseline=settings.registry_baseline,
             growth_rate=settings.registry_growth_rate,
         ),
+        content,
     )
     content_servicer = ContentServicer(
         uploads, Staging(uploads, staging, whitelist), Downloads(registry.store, content), spoofing
@@ -100,7 +108,7 @@ async def open_registry(surroundings: Surroundings) -> Room:
             _service(content_service_pb2, "ContentService", content_servicer, access.CONTENT_SERVICE),
         ],
         parts=[
-            _Opened(pool, content),
+            opened,
             bus,
             Presence(dsn, registry.versions),
             uploads,
