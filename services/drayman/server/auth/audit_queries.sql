@@ -27,13 +27,6 @@ SELECT clock_timestamp();
 -- name: newest
 SELECT coalesce(max(event_id), 0) FROM auth.audit_event;
 
--- name: writers
--- Transactions that have written into the log, or are about to: they lock it before they take an id.
-SELECT l.virtualtransaction
-FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-WHERE d.datname = current_database() AND l.locktype = 'relation' AND l.relation = 'auth.audit_event'::regclass
-  AND l.mode = 'RowExclusiveLock' AND l.granted;
-
 -- name: sweep_events
 -- by audit_event_at
 DELETE FROM auth.audit_event

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from drayman.auth.v1 import audit_service_pb2 as pb
@@ -12,23 +11,19 @@ from drayman.server.auth.audit_store import AuditStore, Filter, Row
 from drayman.server.auth.standing import require_admin
 from drayman.server.auth.store import Store
 from drayman.server.platform.calls import Call
-from drayman.server.platform.errors import Refusal, invalid
-from drayman.server.platform.lifecycle import Part
+from drayman.server.platform.endless_streams import EndlessStreams
+from drayman.server.platform.errors import invalid
 
 _DEFAULT_LIMIT = 1000
 
 
-class AuditServicer(Part):
+class AuditServicer(EndlessStreams):
     """Streams events. A part of its process, too: those who follow are told when it drains."""
 
     def __init__(self, store: Store, audit: AuditStore) -> None:
+        super().__init__()
         self._store = store
         self._audit = audit
-        self._draining = asyncio.Event()
-
-    async def drain(self) -> None:
-        """End the streams that follow: their clients go on elsewhere."""
-        self._draining.set()
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, call: Call) -> None:
         """Stream events."""
@@ -60,13 +55,6 @@ class AuditServicer(Part):
                 left -= len(rows)
                 if limit and left <= 0:
                     return
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._draining.wait()
-        if self._draining.is_set():
-            raise Refusal("UNAVAILABLE", "the service is shutting down", retry_after=0.1)
 
 
 def _moment(request: pb.ListAuditEventsRequest, field: str) -> datetime | None:

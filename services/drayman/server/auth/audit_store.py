@@ -1,9 +1,7 @@
 """Reads the audit log, newest first, or on and on as it is written.
 
-Ids rise with time, but events become visible when their transactions commit, in any order: whoever asks for "more than the last id that I
-saw" misses the event whose transaction took its id early and committed late. So nobody reads beyond the newest id before every transaction
-has ended that was writing when it was the newest; PostgreSQL knows them by the locks they hold on the table. What follows is complete and
-in order; it is late by as long as a transaction lasts.
+Nobody who follows reads beyond the newest id before every transaction has ended that was writing when it was the newest (see
+`platform.log_order`). What follows is complete and in order; it is late by as long as a transaction lasts.
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from drayman.server.auth.audit import SQL
+from drayman.server.platform.log_order import await_writers
 
 #: Events that are read, and sent, at once.
 PAGE = 500
-#: Seconds between two looks for new events, and between two looks at transactions that are waited for.
+#: Seconds between two looks for new events.
 _LOOK = 0.5
-_GLANCE = 0.05
 #: Events that are swept at once.
 _PORTION = 5000
 _FIRST, _LAST = 0, 2**63 - 1
@@ -86,7 +84,7 @@ class AuditStore:
         while True:
             newest = await self._pool.fetchval(SQL["newest"])
             if newest > line:
-                await self._await_writers(pause)
+                await await_writers(self._pool, "auth.audit_event", pause)
                 while rows := await self.after(line, wanted, PAGE, newest + 1):
                     yield rows
                     line = rows[-1]["event_id"]
@@ -102,16 +100,6 @@ class AuditStore:
             swept += count
             if count < _PORTION:
                 return swept
-
-    async def _await_writers(self, pause: Callable[[float], Awaitable[None]]) -> None:
-        """Return when all transactions have ended that are writing now: no id up to the newest will become visible any more."""
-        writing = await self._writers()
-        while writing:
-            await pause(_GLANCE)
-            writing &= await self._writers()
-
-    async def _writers(self) -> set[str]:
-        return {row["virtualtransaction"] for row in await self._pool.fetch(SQL["writers"])}
 
     async def _bounds(self, wanted: Filter) -> tuple[int, int]:
         """Return two ids between which all events are that the filter's times allow."""

@@ -1,8 +1,7 @@
 """Reads what changed, oldest first, or on and on.
 
-Ids rise with time, but changes are seen when their transactions commit, in any order. So nobody who follows reads beyond the newest id
-before every transaction has ended that was writing when it was the newest; PostgreSQL knows them by the locks they hold on the table.
-What follows is complete and in order; it is late by as long as a transaction lasts.
+Nobody who follows reads beyond the newest id before every transaction has ended that was writing when it was the newest (see
+`platform.log_order`). What follows is complete and in order; it is late by as long as a transaction lasts.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from datetime import datetime
 import asyncpg
 
 from drayman.server.platform.database import load_queries
+from drayman.server.platform.log_order import await_writers
 from drayman.server.registry.records import Change
 from drayman.server.registry.store import HERE
 
@@ -22,9 +22,8 @@ SQL = load_queries(HERE / "change_queries.sql")
 
 #: Changes that are read, and sent, at once.
 PAGE = 500
-#: Seconds between two looks for new changes that nobody told of, and between two looks at transactions that are waited for.
+#: Seconds between two looks for new changes that nobody told of.
 _LOOK = 1.0
-_GLANCE = 0.02
 _LAST = 2**63 - 1
 
 
@@ -60,7 +59,7 @@ class ChangeFeed:
                 news.clear()
                 newest = await self._pool.fetchval(SQL["newest"])
                 if newest > line:
-                    await self._await_writers(pause)
+                    await await_writers(self._pool, "registry.change", pause)
                     while page := await self._read(line, newest + 1, since, project):
                         yield page
                         line = page[-1].change_id
@@ -68,16 +67,6 @@ class ChangeFeed:
                 await _first(news.wait(), pause(_LOOK))
         finally:
             self._followers.discard(news)
-
-    async def _await_writers(self, pause: Callable[[float], Awaitable[None]]) -> None:
-        """Return when all transactions have ended that are writing now: no id up to the newest will become visible any more."""
-        writing = await self._writers()
-        while writing:
-            await pause(_GLANCE)
-            writing &= await self._writers()
-
-    async def _writers(self) -> set[str]:
-        return {row["virtualtransaction"] for row in await self._pool.fetch(SQL["writers"])}
 
     async def _start(self, since: datetime | None) -> int:
         return 0 if since is None else int(await self._pool.fetchval(SQL["first_since"], since))

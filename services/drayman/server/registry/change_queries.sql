@@ -21,10 +21,3 @@ SELECT coalesce((SELECT change_id FROM registry.change WHERE at < $1::timestampt
 -- name: newest
 -- along change_pkey
 SELECT coalesce(max(change_id), 0) FROM registry.change;
-
--- name: writers
--- Transactions that have written into the log, or are about to: they lock it before they take an id.
-SELECT l.virtualtransaction
-FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-WHERE d.datname = current_database() AND l.locktype = 'relation' AND l.relation = 'registry.change'::regclass
-  AND l.mode = 'RowExclusiveLock' AND l.granted;

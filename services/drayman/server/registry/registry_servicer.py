@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drayman.registry.v1 import registry_service_pb2 as pb
 from drayman.server.platform.calls import Call
+from drayman.server.platform.endless_streams import EndlessStreams
 from drayman.server.platform.errors import Refusal, invalid
-from drayman.server.platform.lifecycle import Part
 from drayman.server.registry import messages, pages
 from drayman.server.registry import permissions as rules
 from drayman.server.registry.adopting import Adopter
@@ -46,7 +45,7 @@ class Deployment:
     growth_rate: int
 
 
-class RegistryServicer(Part):
+class RegistryServicer(EndlessStreams):
     """Answers calls. A part of its process, too: those who follow changes are told when it drains."""
 
     def __init__(
@@ -62,6 +61,7 @@ class RegistryServicer(Part):
         deployment: Deployment,
         content: Content,
     ) -> None:
+        super().__init__()
         self._store = store
         self._remover = remover
         self._documenter = documenter
@@ -72,11 +72,6 @@ class RegistryServicer(Part):
         self._spoofing = spoofing
         self._deployment = deployment
         self._content = content
-        self._draining = asyncio.Event()
-
-    async def drain(self) -> None:
-        """End the streams that follow: their clients go on elsewhere."""
-        self._draining.set()
 
     # --- projects ----------------------------------------------------------------------------------------------------
 
@@ -344,13 +339,6 @@ class RegistryServicer(Part):
                 f"the registry has a folder {project!r} that no project is known to have: {help_}, or choose another name",
                 metadata={"project": project},
             )
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._draining.wait()
-        if self._draining.is_set():
-            raise Refusal("UNAVAILABLE", "the service is shutting down", retry_after=0.1)
 
 
 def _require_owner(actor: Actor, project: Project, asset: Asset | None = None) -> None:
