@@ -103,7 +103,7 @@ class LocalContent(Content):
 
         def job(tree: Tree) -> None:
             written = {_temporary(): key for key in documents}
-            try:
+            with _replacing(tree, written):
                 for temporary, key in written.items():
                     with tree.new_file(temporary, make=False) as descriptor:
                         write_all(descriptor, documents[key])
@@ -111,14 +111,6 @@ class LocalContent(Content):
                             os.fsync(descriptor)
                 if len(written) > _SYNC_SINGLY:
                     sync(tree, "")
-                for temporary, key in written.items():
-                    tree.move(temporary, key)
-            except BaseException:
-                for temporary in written:
-                    tree.drop(temporary)
-                raise
-            for folder in {key.rpartition("/")[0] for key in documents}:
-                tree.keep_name(folder)
 
         await self._do(job)
 
@@ -141,19 +133,14 @@ class LocalContent(Content):
         def job(stop: Stop) -> None:
             with speaking(), Tree(self._root) as tree:
                 temporary = _temporary()
-                source = self._reader.open(tree, from_key)
-                try:
-                    with tree.new_file(temporary, make=False) as descriptor:
-                        copy_bytes(source, descriptor, stop)
-                        os.fsync(descriptor)
-                finally:
-                    os.close(source)
-                try:
-                    tree.move(temporary, to_key)
-                except BaseException:
-                    tree.drop(temporary)
-                    raise
-                tree.keep_name(to_key.rpartition("/")[0])
+                with _replacing(tree, {temporary: to_key}):
+                    source = self._reader.open(tree, from_key)
+                    try:
+                        with tree.new_file(temporary, make=False) as descriptor:
+                            copy_bytes(source, descriptor, stop)
+                            os.fsync(descriptor)
+                    finally:
+                        os.close(source)
 
         await self._threads.run_long(job)
 
@@ -162,13 +149,8 @@ class LocalContent(Content):
 
         def job(tree: Tree) -> None:
             temporary = _temporary()
-            tree.link(temporary, text)
-            try:
-                tree.move(temporary, key)
-            except BaseException:
-                tree.drop(temporary)
-                raise
-            tree.keep_name(key.rpartition("/")[0])
+            with _replacing(tree, {temporary: key}):
+                tree.link(temporary, text)
 
         await self._do(job)
 
@@ -272,6 +254,21 @@ def _below(folder: str, found: Found) -> Found:
 
 def _temporary() -> str:
     return f"{TRASH}/{_TEMPORARY}{uuid.uuid4().hex}"
+
+
+@contextlib.contextmanager
+def _replacing(tree: Tree, places: Mapping[str, str]) -> Iterator[None]:
+    """Make new files (temporary name -> key) within it; at its end they are put in their places, to last. After an error none is left."""
+    try:
+        yield
+        for temporary, key in places.items():
+            tree.move(temporary, key)
+    except BaseException:
+        for temporary in places:
+            tree.drop(temporary)
+        raise
+    for folder in {key.rpartition("/")[0] for key in places.values()}:
+        tree.keep_name(folder)
 
 
 def _in_use(tree: Tree, found: Found) -> bool:

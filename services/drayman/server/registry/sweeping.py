@@ -6,7 +6,6 @@ is rejected; old entries of the log go. Several processes may do it at once: wha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ import asyncpg
 import structlog
 
 from drayman.server.platform.database import is_away
-from drayman.server.platform.lifecycle import Part, Repeating
+from drayman.server.platform.lifecycle import Repeating
 from drayman.server.registry import documents, times
 from drayman.server.registry.content import Content, ContentLost
 from drayman.server.registry.documenting import Documenter
@@ -36,7 +35,7 @@ _RECONNECT = 1.0
 _ANSWER = 5.0
 
 
-class Presence(Part):
+class Presence(Repeating):
     """Tells the processes of a registry whether they are alone.
 
     Who is alone at its start knows that nobody is at work on any upload: names that a crash has left taken are free at once, not only
@@ -44,10 +43,10 @@ class Presence(Part):
     """
 
     def __init__(self, dsn: str, versions: VersionStore) -> None:
+        super().__init__("registry presence", self._stay)
         self._dsn = dsn
         self._versions = versions
         self._connection: Any = None
-        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Look who else is there, and be there. Before anything is uploaded."""
@@ -59,15 +58,11 @@ class Presence(Part):
             await self._connection.execute("SELECT pg_advisory_unlock($1)", _PRESENCE)
         else:
             await self._connection.execute("SELECT pg_advisory_lock_shared($1)", _PRESENCE)
-        self._task = asyncio.create_task(self._stay(), name="presence")
+        await super().start()
 
     async def stop(self) -> None:
         """Be gone."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await super().stop()
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
@@ -80,19 +75,17 @@ class Presence(Part):
             server_settings={"application_name": "drayman registry"},
         )
 
-    async def _stay(self) -> None:
+    async def _stay(self) -> float:
         """Be there again when the connection, and the lock with it, was lost."""
-        while True:
-            await asyncio.sleep(_RECONNECT)
-            if not self._connection.is_closed():
-                continue
+        if self._connection.is_closed():
             try:
                 await self._connect()
                 await self._connection.execute("SELECT pg_advisory_lock_shared($1)", _PRESENCE)
             except Exception as error:
+                self._connection.terminate()
                 if not is_away(error):
                     raise
-                self._connection.terminate()
+        return _RECONNECT
 
 
 class Recovery(Repeating):
