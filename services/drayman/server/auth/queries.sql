@@ -18,10 +18,6 @@ SELECT u.name, u.admin, u.disabled, u.full_name, u.email, u.created_at,
 FROM auth.user u
 WHERE u.name = ANY ($1::text[]);
 
--- name: users_of_identity
--- by identity_by_name
-SELECT username FROM auth.identity WHERE kind = $1 AND name = $2 ORDER BY username;
-
 -- name: insert_identities
 INSERT INTO auth.identity (username, kind, name)
 SELECT $1, i.kind, i.name FROM unnest($2::text[], $3::text[]) AS i (kind, name)

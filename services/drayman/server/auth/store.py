@@ -233,12 +233,6 @@ class Store:
         rows = await self._pool.fetch(SQL["list_users"], after, limit)
         return [user for row in rows if (user := _user(row)) is not None]
 
-    async def users_of(self, identity: Identity) -> list[str]:
-        """Read the names of the users for whom an identity is registered, sorted."""
-        return [
-            row["username"] for row in await self._pool.fetch(SQL["users_of_identity"], identity.kind, identity.name)
-        ]
-
     async def standing(self, name: str) -> tuple[bool, bool] | None:
         """Read whether a user is an administrator and whether they are disabled; None = no such user."""
         row = await self._pool.fetchrow(SQL["standing"], name)
