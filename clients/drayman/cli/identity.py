@@ -17,7 +17,7 @@ _KINDS = {"x509": "certificate", "ldap": "LDAP entry", "token": "token"}
 
 
 def identity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that name identities."""
+    """Give a command the options that name identities: parameters of `_given`."""
     for option in (
         click.option(
             "--token", "tokens", multiple=True, nargs=2, metavar="ISSUER SUBJECT", help="Who tokens are about."
@@ -52,16 +52,9 @@ def identity() -> None:
 @identity_options
 @json_option
 @calling
-async def add(
-    name: str,
-    x509_dns: tuple[str, ...],
-    certificates: tuple[str, ...],
-    ldap_dns: tuple[str, ...],
-    tokens: tuple[tuple[str, str], ...],
-    as_json: bool,
-) -> None:
+async def add(name: str, as_json: bool, **named: Any) -> None:
     """Register identities of the user NAME. One may stand for several users: a login says which."""
-    added = _given(x509_dns, certificates, ldap_dns, tokens)
+    added = _given(**named)
     async with UserClient() as users:
         _print(await users.update_identities(name, add=added), as_json=as_json)
 
@@ -71,16 +64,9 @@ async def add(
 @identity_options
 @json_option
 @calling
-async def remove(
-    name: str,
-    x509_dns: tuple[str, ...],
-    certificates: tuple[str, ...],
-    ldap_dns: tuple[str, ...],
-    tokens: tuple[tuple[str, str], ...],
-    as_json: bool,
-) -> None:
+async def remove(name: str, as_json: bool, **named: Any) -> None:
     """Remove identities of the user NAME, and end sessions that began by one of that kind."""
-    removed = _given(x509_dns, certificates, ldap_dns, tokens)
+    removed = _given(**named)
     async with UserClient() as users:
         _print(await users.update_identities(name, remove=removed), as_json=as_json)
 
@@ -107,7 +93,7 @@ def identity_title(each: Identity) -> str:
 
 
 def _given(
-    x509_dns: Sequence[str], certificates: Sequence[str], ldap_dns: Sequence[str], tokens: Sequence[tuple[str, str]]
+    *, x509_dns: Sequence[str], certificates: Sequence[str], ldap_dns: Sequence[str], tokens: Sequence[tuple[str, str]]
 ) -> list[Identity]:
     given = [
         *(Identity("x509", name) for name in x509_dns),
