@@ -113,7 +113,7 @@ def test_who_may(admin: Cli, user: tuple[str, Cli], project: str, folder: Path) 
     set_ = ("registry", "permissions", "set", project)
     found = admin.ok(*set_, "--add-uploader", uploader, "--add-owner", "akari", "--json").json
     assert found["owners"] == ["admin", "akari"]
-    assert found["uploaders"] == [{"id": name, "asset": "a", "version": "", "until": "", "trusted": False}]
+    assert found["uploaders"] == [{"id": name, "asset": "a", "version": "", "until": "", "trusted": None}]
     assert name in other.ok("registry", "permissions", "show", project).out
     assert "(NOT_REGISTRY_OWNER)" in other.refused(*set_, "--add-owner", name)
     assert "nothing to change" in admin.refused(*set_, code=2)

@@ -99,10 +99,10 @@ def _print(found: Permissions, *, as_json: bool) -> None:
     if as_json:
         print_json(plain(found))
         return
-    print_fields([("owners", ", ".join(found.owners)), ("anybody creates assets", found.global_write)])
+    print_fields([("owners", ", ".join(found.owners)), ("anybody creates assets", bool(found.global_write))])
     if found.uploaders:
         rows = [
-            (each.id, each.asset or "all", each.version or "all", each.until or "-", each.trusted)
+            (each.id, each.asset or "all", each.version or "all", each.until or "-", bool(each.trusted))
             for each in found.uploaders
         ]
         print_table(("uploader", "asset", "version", "until", "trusted"), rows)

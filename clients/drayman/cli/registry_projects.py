@@ -50,7 +50,7 @@ async def show_project(name: str, as_json: bool) -> None:
             ("usage", f"{found.usage} of {found.limit} bytes"),
             ("owners", ", ".join(found.permissions.owners)),
             ("uploaders", ", ".join(each.id for each in found.permissions.uploaders)),
-            ("anybody creates assets", found.permissions.global_write),
+            ("anybody creates assets", bool(found.permissions.global_write)),
         ]
     )
 
@@ -64,7 +64,7 @@ async def show_project(name: str, as_json: bool) -> None:
 async def create_project(name: str, owners: tuple[str, ...], global_write: bool, as_json: bool) -> None:
     """Create a project."""
     async with RegistryClient() as client:
-        await client.create_project(name, owners=owners or None, global_write=global_write)
+        await client.create_project(name, owners=owners or None, global_write=global_write or None)
         if as_json:
             print_json(plain(await client.get_project(name)))
         else:

@@ -63,18 +63,18 @@ class RegistryCalls(Client):
         *,
         owners: Iterable[str] | None = None,
         uploaders: Uploaders = (),
-        global_write: bool = False,
+        global_write: bool | None = None,
         quota: Quota | None = None,
     ) -> None:
         """Create a project. `owners` None = the caller; `quota` None = the deployment's default. For administrators."""
         request = pb.CreateProjectRequest(project=project)
         sent = uploader_messages(uploaders)
-        if owners is None and (sent or global_write):
+        if owners is None and (sent or global_write is not None):
             owners = [(await self._call(self._auth.GetAuthInfo, auth_service_pb2.GetAuthInfoRequest())).username]
         if owners is not None:
-            request.permissions.CopyFrom(
-                version_pb2.Permissions(owners=owners, uploaders=sent, global_write=global_write)
-            )
+            request.permissions.CopyFrom(version_pb2.Permissions(owners=owners, uploaders=sent))
+            if global_write is not None:
+                request.permissions.global_write = global_write
         if quota is not None:
             request.quota.CopyFrom(pb.Quota(baseline=quota.baseline, growth_rate=quota.growth_rate, year=quota.year))
         await self._call(self._registry.CreateProject, request)

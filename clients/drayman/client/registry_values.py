@@ -38,23 +38,23 @@ class Quota:
 class Uploader:
     """Who may upload: to one `asset` or ("") all, one `version` or all, `until` a time (RFC 3339) or for good.
 
-    Uploads of who is not `trusted` wait for approval.
+    Uploads of who is not `trusted` wait for approval; None = it was never said, which is as False.
     """
 
     id: str
     asset: str = ""
     version: str = ""
     until: str = ""
-    trusted: bool = False
+    trusted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Who may do what with a project or an asset. With `global_write` anybody may create new assets of the project."""
+    """Who may do what with a project or an asset. With `global_write` anybody may create new assets of the project; None as False."""
 
     owners: tuple[str, ...] = ()
     uploaders: tuple[Uploader, ...] = ()
-    global_write: bool = False
+    global_write: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +218,11 @@ def quota_of(message: pb.Quota) -> Quota:
 def permissions_of(message: version_pb2.Permissions) -> Permissions:
     """Read who may do what."""
     uploaders = tuple(
-        Uploader(each.id, each.asset, each.version, each.until, each.trusted) for each in message.uploaders
+        Uploader(each.id, each.asset, each.version, each.until, each.trusted if each.HasField("trusted") else None)
+        for each in message.uploaders
     )
-    return Permissions(tuple(message.owners), uploaders, message.global_write)
+    global_write = message.global_write if message.HasField("global_write") else None
+    return Permissions(tuple(message.owners), uploaders, global_write)
 
 
 def uploader_message(uploader: Uploader | Mapping[str, Any]) -> version_pb2.Uploader:
@@ -232,7 +234,7 @@ def uploader_message(uploader: Uploader | Mapping[str, Any]) -> version_pb2.Uplo
     if isinstance(uploader, Mapping):
         given = {name: uploader[name] for name in fields if uploader.get(name) is not None}
     else:
-        given = {name: getattr(uploader, name) for name in fields}
+        given = {name: value for name in fields if (value := getattr(uploader, name)) is not None}
     for name, value in given.items():
         if not isinstance(value, bool if name == "trusted" else str):
             raise ValueError(  # noqa: TRY004 - what was given cannot be right, whatever its type

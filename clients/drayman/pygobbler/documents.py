@@ -54,11 +54,11 @@ def permissions(value: Permissions) -> dict[str, Any]:
     for uploader in value.uploaders:
         members: dict[str, Any] = {"id": uploader.id}
         for name in ("asset", "version", "until", "trusted"):
-            if getattr(uploader, name):
-                members[name] = getattr(uploader, name)
+            if (said := getattr(uploader, name)) not in ("", None):
+                members[name] = said
         made["uploaders"].append(members)
-    if value.global_write:
-        made["global_write"] = True
+    if value.global_write is not None:
+        made["global_write"] = value.global_write
     return made
 
 

@@ -117,6 +117,20 @@ async def test_a_folder_that_was_not_adopted_is_nobodys_project(people: People, 
     assert (folder / "..permissions").is_file()
 
 
+async def test_false_is_told_from_what_was_never_said(people: People, admin: RegistryCalls, project: str) -> None:
+    document = people.stack.registry / project / "..permissions"
+    await admin.set_permissions(project, uploaders=[{"id": "ann"}, {"id": "bob", "trusted": False}])
+    assert json.loads(document.read_bytes())["uploaders"] == [{"id": "ann"}, {"id": "bob", "trusted": False}]
+    found = await admin.permissions(project)
+    assert [each.trusted for each in found.uploaders] == [None, False]
+    assert found.global_write is None
+    await admin.set_permissions(project, uploaders=found.uploaders, global_write=False)
+    assert (await admin.permissions(project)).global_write is False
+    said = json.loads(document.read_bytes())
+    assert said["global_write"] is False
+    assert said["uploaders"] == [{"id": "ann"}, {"id": "bob", "trusted": False}]
+
+
 async def test_a_project_is_made_once(admin: RegistryCalls, project: str) -> None:
     with pytest.raises(AlreadyExistsError) as caught:
         await admin.create_project(project)
@@ -313,9 +327,9 @@ async def test_owners_change_permissions(people: People, project: str) -> None:
     changed = await ann.set_permissions(project, uploaders=[Uploader("eve", version="v1")], global_write=True)
     assert changed == Permissions(("ann", "zoe"), (Uploader("eve", version="v1"),), global_write=True)
     changed = await ann.set_permissions(project, remove_owners=["zoe"], remove_uploaders=["eve"], global_write=False)
-    assert changed == Permissions(("ann",)) == await ann.permissions(project)
+    assert changed == Permissions(("ann",), global_write=False) == await ann.permissions(project)
     assert people.document(project, "..permissions") == {"owners": ["ann"], "uploaders": [], "global_write": False}
-    assert await ann.set_permissions(project, owners=[]) == Permissions()
+    assert await ann.set_permissions(project, owners=[]) == Permissions(global_write=False)
     with pytest.raises(ForbiddenError) as caught:
         await ann.set_permissions(project, owners=["ann"])
     assert caught.value.reason == "NOT_REGISTRY_OWNER"

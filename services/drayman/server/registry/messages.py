@@ -88,11 +88,10 @@ def permissions(stored: Permissions | None) -> version_pb2.Permissions:
     """Write permissions; None = there are none."""
     if stored is None:
         return version_pb2.Permissions()
-    return version_pb2.Permissions(
-        owners=stored.owners,
-        uploaders=map(_uploader, stored.uploaders),
-        global_write=bool(stored.global_write),
-    )
+    message = version_pb2.Permissions(owners=stored.owners, uploaders=map(_uploader, stored.uploaders))
+    if stored.global_write is not None:
+        message.global_write = stored.global_write
+    return message
 
 
 def read_permissions(message: version_pb2.Permissions, field: str) -> Permissions:
@@ -100,7 +99,7 @@ def read_permissions(message: version_pb2.Permissions, field: str) -> Permission
     return Permissions(
         owners=read_users(message.owners, f"{field}.owners"),
         uploaders=read_uploaders(message.uploaders, f"{field}.uploaders"),
-        global_write=message.global_write or None,
+        global_write=message.global_write if message.HasField("global_write") else None,
     )
 
 
@@ -124,7 +123,7 @@ def read_uploaders(given: Iterable[version_pb2.Uploader], field: str) -> tuple[U
             asset=message.asset or None,
             version=message.version or None,
             until=message.until or None,
-            trusted=message.trusted or None,
+            trusted=message.trusted if message.HasField("trusted") else None,
         )
         try:
             rules.check_uploader(uploader)
@@ -160,13 +159,12 @@ def rerouted(done: Reroute) -> pb.RerouteLinksResponse.Rerouted:
 
 
 def _uploader(stored: Uploader) -> version_pb2.Uploader:
-    return version_pb2.Uploader(
-        id=stored.id,
-        asset=stored.asset or "",
-        version=stored.version or "",
-        until=stored.until or "",
-        trusted=bool(stored.trusted),
+    message = version_pb2.Uploader(
+        id=stored.id, asset=stored.asset or "", version=stored.version or "", until=stored.until or ""
     )
+    if stored.trusted is not None:
+        message.trusted = stored.trusted
+    return message
 
 
 def _file(row: Mapping[str, Any], which: str) -> version_pb2.FileAddress:
