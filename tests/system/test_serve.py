@@ -136,6 +136,7 @@ def shared(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
         "DATABASE_URL": module_database,
         "SECRETS_KEY_FILE": str(tmp_path_factory.mktemp("keys") / "secrets-keys"),
         "SERVICE_KEY": "what the services of this test have in common",
+        "REGISTRY": str(tmp_path_factory.mktemp("registry")),
     }
     environment = {
         "DRAYMAN_METRICS_LISTEN": metrics,
@@ -147,7 +148,7 @@ def shared(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
     yield Shared(served, f"http://{metrics}/metrics", deployment)
     code, out, _ = served.end()
     assert (code, out) == (0, "")
-    assert [path.name for path in data.iterdir()] == ["registry"]  # the password was given, so there is none to write
+    assert list(data.iterdir()) == []  # the password was given, so there is none to write
 
 
 # --- the first start -------------------------------------------------------------------------------------------------
