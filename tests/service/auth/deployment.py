@@ -44,6 +44,7 @@ class Deployment:
             "DRAYMAN_DATABASE_URL": dsn,
             "DRAYMAN_SECRETS_KEY_FILE": str(folder / "secrets-keys"),
             "DRAYMAN_SERVICE_KEY": SERVICE_KEY,
+            "DRAYMAN_REGISTRY": str(folder / "registry"),
             "DRAYMAN_ADMIN_USER": ADMIN,
             "DRAYMAN_ADMIN_PASSWORD": ADMIN_PASSWORD,
             **{f"DRAYMAN_{name.upper()}": value for name, value in settings.items()},
