@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ _BATCH = 1000
 #: Bytes of a file up to which its content is kept from its hashing to its sending, and of all such files.
 _KEPT_FILE = 64 << 10
 _KEPT = 32 << 20
+#: Bytes of a file from which on it is hashed while it is sent, and not before, unless the registry may have it.
+_LATER = 1 << 20
 
 
 @dataclass(slots=True)
@@ -30,7 +33,7 @@ class _Hashed:
 
 
 class Source:
-    """A folder to upload. `prepare`, then the rest; one thread at a time. Files are as they were when they were found, or TreeError."""
+    """A folder to upload. `find`, `hash`, then the rest; one thread at a time. Files are as they were found, or TreeError."""
 
     def __init__(self, folder: str, meter: Meter, **options: Any) -> None:
         self._folder = folder
@@ -45,15 +48,18 @@ class Source:
         self.size = 0
 
     def find(self) -> list[Found]:
-        """Find everything; returns what has to be hashed. Raises TreeError, OSError."""
+        """Find everything; returns what has to be hashed before it is announced. Raises TreeError, OSError."""
         with Tree(self._folder, **self._options) as tree:
             self.found = tree.walk(self._wanted)
-        files = [file for file in self.found if file.kind in (Kind.FILE, Kind.OUTSIDE)]
+        files = [file for file in self.found if _has_content(file)]
         self.size = sum(file.size for file in files)
-        self._meter.begin("reading", len(files), self.size)
-        return files
+        return [file for file in files if file.size < _LATER]
 
-    def hash(self, files: Sequence[Found]) -> None:
+    def unknown(self) -> list[Found]:
+        """Files that have not been hashed yet."""
+        return [file for file in self.found if _has_content(file) and file.path not in self._hashed]
+
+    def hash(self, files: Sequence[Found], with_md5: bool = True) -> None:
         """Hash some of the files. Threads may share them out. Raises TreeError."""
         with Tree(self._folder, **self._options) as tree:
             for file in files:
@@ -62,7 +68,7 @@ class Source:
                     hashed = _Hashed(digests_of(content), content)
                     self._read(file.size)
                 else:
-                    hashed = _Hashed(tree.digests(file, self._read), None)
+                    hashed = _Hashed(tree.digests(file, self._read, with_md5=with_md5), None)
                 self._hashed[file.path] = hashed
                 self._meter.files += 1
                 if self.ended.is_set():
@@ -91,7 +97,11 @@ class Source:
         with Tree(self._folder, **self._options) as tree:
             for number, offset in wanted:
                 file = self.found[number]
-                content = self._hashed[file.path].content
+                hashed = self._hashed.get(file.path)
+                if hashed is None:
+                    yield from self._unhashed(tree, number, file)
+                    continue
+                content = hashed.content
                 if content is None and file.size - offset <= _MESSAGE // 4 and not offset:
                     content = tree.content(file)
                 if content is not None:
@@ -106,10 +116,33 @@ class Source:
         if pieces:
             yield _data(pieces)
 
+    def digests(self, numbers: Iterable[int]) -> Iterator[pb.UploadRequest]:
+        """Say the digests of files that were announced without and are hashed by now."""
+        said = [pb.FileDigests(file=number, md5=md5, sha256=sha256) for number, md5, sha256 in self._known(numbers)]
+        for first in range(0, len(said), _BATCH):
+            yield pb.UploadRequest(digests=pb.UploadDigests(files=said[first : first + _BATCH]))
+
+    def _known(self, numbers: Iterable[int]) -> Iterator[tuple[int, str, str]]:
+        for number in numbers:
+            _, md5, sha256 = self.entry(self.found[number])
+            yield number, md5, sha256
+
+    def _unhashed(self, tree: Tree, number: int, file: Found) -> Iterator[pb.UploadRequest]:
+        """Read a file from its beginning, and hash it by the way; its digests follow it."""
+        sha256 = hashlib.sha256()
+        for piece in _pieces(tree, number, file, 0):
+            sha256.update(piece.content)
+            yield _data([piece])
+        self._hashed[file.path] = _Hashed(Digests(None, sha256.digest()), None)
+        yield from self.digests([number])
+
     def entry(self, file: Found) -> tuple[int, str, str]:
-        """Size, MD5 and SHA-256 of a file; of links and empty directories nothing."""
+        """Size, MD5 (empty if nobody needed it) and SHA-256 of a file; of links and empty directories nothing."""
         hashed = self._hashed.get(file.path)
-        return (0, "", "") if hashed is None else (file.size, hashed.digests.md5.hex(), hashed.digests.sha256.hex())
+        if hashed is None:
+            return 0, "", ""
+        digests = hashed.digests
+        return file.size, "" if digests.md5 is None else digests.md5.hex(), digests.sha256.hex()
 
     def _announce(self, file: Found) -> pb.UploadFile:
         if file.kind is Kind.DIRECTORY:
@@ -121,6 +154,8 @@ class Source:
             address = version_pb2.FileAddress(project=project, asset=asset, version=version, path=path)
             return pb.UploadFile(path=file.path, link=pb.UploadLink(registry=address))
         size, md5, sha256 = self.entry(file)
+        if not sha256:
+            return pb.UploadFile(path=file.path, size=file.size, digests_follow=True)
         return pb.UploadFile(path=file.path, size=size, md5=md5, sha256=sha256)
 
     def _keeps(self, size: int) -> bool:
@@ -137,6 +172,10 @@ class Source:
         # a count that two threads change at once may miss a little: it is for the eye
         self._meter.bytes += size
         return not self.ended.is_set()
+
+
+def _has_content(file: Found) -> bool:
+    return file.kind in (Kind.FILE, Kind.OUTSIDE)
 
 
 def _pieces(tree: Tree, number: int, file: Found, offset: int) -> Iterator[pb.Piece]:

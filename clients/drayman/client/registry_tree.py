@@ -69,9 +69,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Hashes of a content."""
+    """Hashes of a content; MD5 only if it was asked for."""
 
-    md5: bytes
+    md5: bytes | None
     sha256: bytes
 
 
@@ -257,7 +257,9 @@ class Tree:
             os.close(fd)
         return content
 
-    def digests(self, found: Found, tell: Callable[[int], bool] = lambda _bytes: True) -> Digests:
+    def digests(
+        self, found: Found, tell: Callable[[int], bool] = lambda _bytes: True, *, with_md5: bool = True
+    ) -> Digests:
         """Hash a file. `tell` hears how many bytes were read since it was last told, and False ends it with InterruptedError.
 
         Raises TreeError if the file changes meanwhile.
@@ -266,7 +268,8 @@ class Tree:
         fd = self.open(found)
         try:
             for block in blocks(fd):
-                md5.update(block)
+                if with_md5:
+                    md5.update(block)
                 sha256.update(block)
                 size += len(block)
                 _go_on(tell(len(block)))
@@ -279,7 +282,7 @@ class Tree:
             raise TreeError(found.path, f"cannot be read: {error.strerror}") from error
         finally:
             os.close(fd)
-        return Digests(md5.digest(), sha256.digest())
+        return Digests(md5.digest() if with_md5 else None, sha256.digest())
 
     def _enter(self, folder: str) -> int:
         """Open a real directory, and keep it open for the next file of it."""

@@ -24,7 +24,7 @@ from drayman.client.patience import Patience
 from drayman.client.registry_calls import RegistryCalls
 from drayman.client.registry_progress import Meter, ProgressCallback
 from drayman.client.registry_sources import Source
-from drayman.client.registry_tree import TreeError, shares
+from drayman.client.registry_tree import Found, TreeError, shares
 from drayman.client.registry_values import Version, version_of
 from drayman.client.rpc_end import true_error, watch_end
 from drayman.registry.v1 import content_service_pb2 as pb
@@ -88,7 +88,7 @@ class UploadCalls(RegistryCalls):
             registry=None if registry is None else os.fspath(registry),
             outside=lambda _path: follow_outside,
         )
-        await meter.watch(_prepare(source))
+        await meter.watch(_prepare(source, meter))
         begin = pb.UploadBegin(
             project=project,
             asset=asset,
@@ -126,10 +126,20 @@ class UploadCalls(RegistryCalls):
         return Uploaded(version_of(reply.version), reply.deduplicated, 0)
 
 
-async def _prepare(source: Source) -> None:
+async def _prepare(source: Source, meter: Meter) -> None:
     try:
         files = await asyncio.to_thread(source.find)
-        await asyncio.gather(*[asyncio.to_thread(source.hash, share) for share in shares(files, _READERS)])
+    finally:
+        source.ended.set()
+    await _hash(source, meter, files)
+
+
+async def _hash(source: Source, meter: Meter, files: Sequence[Found], *, with_md5: bool = True) -> None:
+    meter.begin("reading", len(files), sum(file.size for file in files))
+    source.ended.clear()
+    try:
+        parts = shares(files, _READERS)
+        await asyncio.gather(*[asyncio.to_thread(source.hash, share, with_md5) for share in parts])
     finally:
         source.ended.set()
 
@@ -207,11 +217,13 @@ class _Upload:
         if at_once:
             wanted = source.everything()
         else:
-            wanted = []
-            while (reply := await self._read(call)).HasField("wanted"):
-                wanted += [(file.file, file.offset) for file in reply.wanted.files]
-            if reply.HasField("done"):
-                return reply.done
+            found = await self._wanted(call)
+            if isinstance(found, list) and any(file.digests for file in found):
+                await self._tell_digests(call, found)
+                found = await self._wanted(call)
+            if isinstance(found, pb.UploadDone):
+                return found
+            wanted = [(file.file, file.offset) for file in found]
             self._patience = Patience(self._seconds)
         meter.begin("sending", len(wanted), sum(source.found[number].size - offset for number, offset in wanted))
         meter.tell()
@@ -228,6 +240,21 @@ class _Upload:
         await call.write(pb.UploadRequest(finish=pb.UploadFinish()))
         await call.done_writing()
         return None
+
+    async def _wanted(self, call: Any) -> list[pb.WantedFile] | pb.UploadDone:
+        """Read what is wanted, unless all is done."""
+        wanted: list[pb.WantedFile] = []
+        while (reply := await self._read(call)).HasField("wanted"):
+            wanted += reply.wanted.files
+        return reply.done if reply.HasField("done") else wanted
+
+    async def _tell_digests(self, call: Any, wanted: Sequence[pb.WantedFile]) -> None:
+        """Hash files that the registry may have, and tell."""
+        source = self._source
+        files = [source.found[file.file] for file in wanted]
+        await _hash(source, self._meter, files, with_md5=any(file.md5 for file in wanted))
+        for message in source.digests(file.file for file in wanted):
+            await call.write(message)
 
     async def _send_data(self, call: Any, wanted: Sequence[tuple[int, int]]) -> None:
         messages = self._source.data(wanted)
@@ -264,6 +291,7 @@ class _Upload:
     async def _published(self) -> Version | None:
         """The version, if it is what is being uploaded."""
         begin, source = self._begin, self._source
+        await _hash(source, self._meter, source.unknown(), with_md5=False)
         try:
             version = await self._calls.get_version(begin.project, begin.asset, begin.version)
             there = {
@@ -275,7 +303,9 @@ class _Upload:
         if there.keys() != {file.path for file in source.found}:
             return None
         mine = {file.path: source.entry(file) for file in source.found}
-        same = all(there[path] == entry for path, entry in mine.items() if entry[1])
+        same = all(
+            (size, md5 or there[path][1], sha256) == there[path] for path, (size, md5, sha256) in mine.items() if sha256
+        )
         return version if same else None
 
 

@@ -7,7 +7,7 @@ straight to the file that holds the content.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from drayman.server.registry.addresses import FileAddress, VersionAddress
 from drayman.server.registry.entries import Entry
@@ -20,31 +20,45 @@ Link = tuple[FileAddress, FileAddress | None]
 class Dedup:
     """What the latest version of an asset holds already.
 
-    A file is the same if size and MD5 are, and SHA-256 where both have one.
+    A file is the same if size and MD5 are, and SHA-256 where both have one; without an MD5, if size and SHA-256 are.
     """
 
     def __init__(self, latest_entries: Iterable[Entry], latest: VersionAddress) -> None:
         """Take the entries of the asset's latest version, and its address."""
         self._latest = latest
+        self._by_size: dict[int, list[Entry]] = {}
+        #: by size and either hash
         self._by_content: dict[tuple[int, bytes], list[Entry]] = {}
         for entry in latest_entries:
             if entry.md5 is not None:
+                self._by_size.setdefault(entry.size, []).append(entry)
                 self._by_content.setdefault((entry.size, entry.md5), []).append(entry)
+                if entry.sha256 is not None:
+                    self._by_content.setdefault((entry.size, entry.sha256), []).append(entry)
 
-    def link_for(self, size: int, md5: bytes, sha256: bytes | None, path: str = "") -> Link | None:
-        """Find a file with this content; None if there is none.
+    def link_for(self, size: int, md5: bytes | None, sha256: bytes | None, path: str = "") -> Link | None:
+        """Find a file with this content; None if there is none. Either hash is enough.
 
         Of several the one at `path` is taken, the path of the new file, else the one with the smallest path.
         """
+        chosen = self.find(size, md5, sha256, path)
+        return None if chosen is None else (self._latest.file(chosen.path), chosen.holder)
+
+    def find(self, size: int, md5: bytes | None, sha256: bytes | None, path: str = "") -> Entry | None:
+        """As `link_for`: the entry that it leads to."""
+        known = md5 or sha256
+        if known is None:
+            return None
         same = [
             entry
-            for entry in self._by_content.get((size, md5), ())
+            for entry in self._by_content.get((size, known), ())
             if sha256 is None or entry.sha256 is None or entry.sha256 == sha256
         ]
-        if not same:
-            return None
-        chosen = min(same, key=lambda entry: (entry.path != path, entry.path))
-        return self._latest.file(chosen.path), chosen.holder
+        return min(same, key=lambda entry: (entry.path != path, entry.path), default=None)
+
+    def of_size(self, size: int) -> Sequence[Entry]:
+        """The files of a size."""
+        return self._by_size.get(size, ())
 
 
 def local_links(at: VersionAddress, entries: Iterable[Entry], links: Mapping[str, str]) -> list[Entry]:

@@ -31,14 +31,17 @@ _Result = TypeVar("_Result")
 
 
 class _Part:
-    """A file that arrives in pieces."""
+    """A file that arrives in pieces. What is done to them is done in the order in which they came: three lanes, each at its own pace."""
 
-    __slots__ = ("hashes", "turn")
+    __slots__ = ("hashes", "hashing_md5", "hashing_sha256", "left", "writing")
 
-    def __init__(self, hashes: Hashes) -> None:
+    def __init__(self, file: Announced, hashes: Hashes) -> None:
         self.hashes = hashes
-        #: pieces are taken in the order in which they came
-        self.turn = asyncio.Lock()
+        self.hashing_md5 = asyncio.Lock()
+        self.hashing_sha256 = asyncio.Lock()
+        self.writing = asyncio.Lock()
+        #: bytes that are to come or at work, and one more for digests that are to follow
+        self.left = file.size - hashes.size + file.digests_follow
 
 
 class Receiver:
@@ -46,7 +49,7 @@ class Receiver:
 
     def __init__(
         self,
-        files: Sequence[Announced],
+        files: list[Announced],
         incoming: Incoming,
         group: asyncio.TaskGroup,
         memory: Memory,
@@ -61,6 +64,8 @@ class Receiver:
         self._next: dict[int, int] = {}
         self._parts: dict[int, _Part] = {}
         self._running: set[asyncio.Task[None]] = set()
+        #: MD5 and SHA-256 of what is stored, by numbers, where the client has left one to us
+        self.found: dict[int, tuple[bytes, bytes]] = {}
         #: bytes that came
         self.received = 0
 
@@ -97,7 +102,7 @@ class Receiver:
                 del self._next[number]
             else:
                 self._next[number] = end
-            if not offset and end == size:
+            if not offset and end == size and not self._files[number].digests_follow:
                 whole.append((number, content))
             else:
                 parts.append((number, offset, content))
@@ -106,8 +111,18 @@ class Receiver:
         for number, offset, content in parts:
             part = self._parts.get(number)
             if part is None:
-                part = self._parts[number] = _Part(Hashes())
+                part = self._parts[number] = _Part(self._files[number], Hashes())
             await self._begin(len(content), self._take_part, part, number, offset, content)
+
+    async def tell(self, digests: Sequence[tuple[int, Announced]]) -> None:
+        """Take what followed of files: what is known of them now, by numbers. Raises Refusal."""
+        for number, file in digests:
+            self._files[number] = file
+            part = self._parts.get(number)
+            if part is not None:
+                part.left -= 1
+                if not part.left:
+                    await self._begin(0, self._end_part, part, number)
 
     async def complete(self) -> None:
         """Return when everything is stored. Raises Refusal if something is missing."""
@@ -121,13 +136,21 @@ class Receiver:
                 f"{len(self._next)} files are not complete: of {shown(file.path)} {offset} of {file.size} bytes came",
                 metadata={"path": file.path},
             )
+        if self._parts:
+            file = self._files[min(self._parts)]
+            raise Refusal(
+                "CONTENT_MISMATCH",
+                f"the digests of {len(self._parts)} files did not follow: of {shown(file.path)}, for one",
+                "digests",
+                {"path": file.path},
+            )
 
     def _wanted(self, number: int, offset: int, length: int) -> int | None:
         """From where on a file is wanted that a piece came of; None = not at all. Raises Refusal for a piece that cannot be."""
         if not 0 <= number < len(self._files):
             raise invalid("data.pieces.file", f"a piece of file {number}: the manifest has {len(self._files)}")
         file = self._files[number]
-        if file.md5 is None:
+        if not file.has_content:
             raise invalid("data.pieces.file", f"a piece of {shown(file.path)}, which is a link or an empty directory")
         if offset < 0 or offset + length > file.size:
             raise Refusal(
@@ -178,26 +201,44 @@ class Receiver:
         for number, content in contents:
             hashes = Hashes()
             hashes.update(content)
-            _check(self._files[number], hashes)
+            self._check(number, hashes)
 
     async def _take_part(self, part: _Part, number: int, offset: int, content: bytes) -> None:
         """Hash and write a piece of a file, after those before it."""
-        file, hashes = self._files[number], part.hashes
-        async with part.turn:
-            if len(content) < _BY_THE_WAY:
-                hashes.update(content)
+        hashes = part.hashes
+        async with asyncio.TaskGroup() as lanes:
+            lanes.create_task(self._hash(part.hashing_md5, hashes.md5.update, content))
+            lanes.create_task(self._hash(part.hashing_sha256, hashes.sha256.update, content))
+            async with part.writing:
                 await self._incoming.append(number, offset, content)
+        hashes.size += len(content)
+        part.left -= len(content)
+        if not part.left:
+            await self._end_part(part, number)
+
+    async def _hash(self, turn: asyncio.Lock, update: Callable[[bytes], None], content: bytes) -> None:
+        async with turn:
+            if len(content) < _BY_THE_WAY:
+                update(content)
             else:
-                await asyncio.gather(
-                    self._in_thread(hashes.md5.update, content),
-                    self._in_thread(hashes.sha256.update, content),
-                    self._incoming.append(number, offset, content),
-                )
-                hashes.size += len(content)
-            if offset + len(content) == file.size:
-                _check(file, hashes)
-                await self._incoming.complete(number, file.path)
-                self._parts.pop(number, None)
+                await self._in_thread(update, content)
+
+    async def _end_part(self, part: _Part, number: int) -> None:
+        """Check a file all of which is there, its digests too, and give it its name."""
+        self._check(number, part.hashes)
+        await self._incoming.complete(number, self._files[number].path)
+        self._parts.pop(number, None)
+
+    def _check(self, number: int, hashes: Hashes) -> None:
+        """Raise Refusal for what is not what was announced; otherwise keep what was not."""
+        file = self._files[number]
+        if not _is(file, hashes):
+            raise _mismatch(file, hashes)
+        self._keep(number, hashes)
+
+    def _keep(self, number: int, hashes: Hashes) -> None:
+        if self._files[number].md5 is None:
+            self.found[number] = hashes.md5.digest(), hashes.sha256.digest()
 
     async def _recall(self, number: int, offset: int, limit: asyncio.Semaphore) -> None:
         """Look at what an earlier connection left of a file. It is hashed again: this manifest may say something else."""
@@ -206,11 +247,12 @@ class Receiver:
             return
         async with limit:
             if offset < file.size:
-                self._parts[number] = _Part(await self._incoming.part_hashes(number, offset))
+                self._parts[number] = _Part(file, await self._incoming.part_hashes(number, offset))
                 self._next[number] = offset
                 return
             hashes = await self._incoming.file_hashes(file.path)
             if _is(file, hashes):
+                self._keep(number, hashes)
                 del self._next[number]
 
     async def _in_thread(self, work: Callable[..., _Result], *arguments: object) -> _Result:
@@ -218,16 +260,15 @@ class Receiver:
 
 
 def _is(file: Announced, hashes: Hashes) -> bool:
-    return hashes.size == file.size and hashes.md5.digest() == file.md5 and hashes.sha256.digest() == file.sha256
+    same_md5 = file.md5 is None or hashes.md5.digest() == file.md5
+    return hashes.size == file.size and same_md5 and hashes.sha256.digest() == file.sha256
 
 
-def _check(file: Announced, hashes: Hashes) -> None:
-    if _is(file, hashes):
-        return
-    md5, sha256 = (file.md5 or b"").hex(), (file.sha256 or b"").hex()
-    raise Refusal(
+def _mismatch(file: Announced, hashes: Hashes) -> Refusal:
+    md5 = "" if file.md5 is None else f"MD5 {file.md5.hex()}, "
+    return Refusal(
         "CONTENT_MISMATCH",
-        f"{shown(file.path)} is not what was announced: {file.size} bytes, MD5 {md5}, SHA-256 {sha256}; "
+        f"{shown(file.path)} is not what was announced: {file.size} bytes, {md5}SHA-256 {(file.sha256 or b'').hex()}; "
         f"what came has {hashes.size} bytes, MD5 {hashes.md5.hexdigest()}, SHA-256 {hashes.sha256.hexdigest()}",
         "data.pieces",
         {"path": file.path},

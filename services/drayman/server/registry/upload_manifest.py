@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from drayman.registry.v1 import content_service_pb2 as pb
 from drayman.server.platform.errors import Refusal, invalid
@@ -22,18 +22,28 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """A file that is to be uploaded, a link, or an empty directory: that has no hashes."""
+    """A file that is to be uploaded, a link, or an empty directory.
+
+    A file's hashes are None as long as they are not known: MD5 if the client leaves it to us, both if `digests_follow`.
+    """
 
     path: str
     size: int = 0
     md5: bytes | None = None
     sha256: bytes | None = None
+    #: whether the client says the hashes later
+    digests_follow: bool = False
     #: the file of the registry that it links to
     registry: FileAddress | None = None
     #: path of the file of the same upload that it links to
     local: str | None = None
     #: absolute path of the file outside that it stands for; never from the wire
     outside: str = ""
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it is a file."""
+        return self.sha256 is not None or self.md5 is not None or self.digests_follow
 
     @property
     def is_link(self) -> bool:
@@ -66,21 +76,45 @@ def check(files: list[Announced], announced: int) -> None:
         raise invalid("manifest.files", str(error)) from error
 
 
+def with_digests(files: Sequence[Announced], said: Iterable[pb.FileDigests]) -> list[tuple[int, Announced]]:
+    """Read digests that follow; returns the files' numbers, and what is known of them now. Raises Refusal."""
+    found = []
+    for digests in said:
+        number = digests.file
+        if not 0 <= number < len(files) or not files[number].digests_follow:
+            raise invalid("digests.files.file", f"digests of file {number}, which were not to follow")
+        try:
+            md5, sha256 = _read_digests(files[number].path, digests)
+        except ValueError as error:
+            raise invalid("digests.files", f"file {number}: {error}", path=files[number].path) from error
+        found.append((number, replace(files[number], md5=md5, sha256=sha256, digests_follow=False)))
+    return found
+
+
 def _read_file(file: pb.UploadFile) -> Announced:
     path = file.path
     names.check_path(path)
     if file.empty_directory or file.HasField("link"):
-        if file.size or file.md5 or file.sha256:
+        if file.size or file.md5 or file.sha256 or file.digests_follow:
             raise ValueError(f"{names.shown(path)}: links and empty directories have neither size nor hashes")
         return Announced(path) if file.empty_directory else _read_link(path, file)
     size = file.size
     if not 0 <= size <= _LARGEST:
         raise ValueError(f"{names.shown(path)}: size {size}: expected 0 or more")
-    if not _MD5.fullmatch(file.md5):
-        raise ValueError(f"{names.shown(path)}: md5 {file.md5[:40]!r}: expected 32 lower-case hex digits")
-    if not _SHA256.fullmatch(file.sha256):
-        raise ValueError(f"{names.shown(path)}: sha256 {file.sha256[:70]!r}: expected 64 lower-case hex digits")
-    return Announced(path, size, bytes.fromhex(file.md5), bytes.fromhex(file.sha256))
+    if file.digests_follow:
+        if file.md5 or file.sha256 or not size:
+            raise ValueError(f"{names.shown(path)}: digests_follow: expected no digests here, and a size of 1 or more")
+        return Announced(path, size, digests_follow=True)
+    return Announced(path, size, *_read_digests(path, file))
+
+
+def _read_digests(path: str, said: pb.UploadFile | pb.FileDigests) -> tuple[bytes | None, bytes]:
+    """Read MD5, if it is said, and SHA-256. Raises ValueError."""
+    if said.md5 and not _MD5.fullmatch(said.md5):
+        raise ValueError(f"{names.shown(path)}: md5 {said.md5[:40]!r}: expected 32 lower-case hex digits, or nothing")
+    if not _SHA256.fullmatch(said.sha256):
+        raise ValueError(f"{names.shown(path)}: sha256 {said.sha256[:70]!r}: expected 64 lower-case hex digits")
+    return bytes.fromhex(said.md5) if said.md5 else None, bytes.fromhex(said.sha256)
 
 
 def _read_link(path: str, file: pb.UploadFile) -> Announced:

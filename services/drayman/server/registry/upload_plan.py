@@ -7,7 +7,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drayman.server.platform.errors import Refusal, invalid
@@ -21,6 +21,8 @@ from drayman.server.registry.upload_manifest import Announced
 
 #: Files up to which it is done at once; more would keep the loop busy.
 _AT_ONCE = 200
+#: What an entry has for an MD5 until its content has come: nothing else has an empty one.
+_UNKNOWN = b""
 #: Links to one version up to which their files are looked up one by one.
 _ONE_BY_ONE = 20
 
@@ -41,6 +43,21 @@ class Plan:
         """Bytes that it adds to the project's usage."""
         return entries.usage(self.entries)
 
+    def completed(self, hashes: Mapping[int, tuple[bytes, bytes]], files: Sequence[Announced]) -> list[Entry]:
+        """Return the entries, with MD5 and SHA-256 that were found out of files, by their numbers."""
+        if not hashes:
+            return self.entries
+        found = {files[number].path: each for number, each in hashes.items()}
+
+        def complete(entry: Entry) -> Entry:
+            if entry.md5 != _UNKNOWN:
+                return entry
+            # a link has the content of the file at its end
+            md5, sha256 = found[entry.path if entry.holder is None else entry.holder.path]
+            return replace(entry, md5=md5, sha256=sha256)
+
+        return [complete(entry) for entry in self.entries]
+
 
 class Planner:
     """Makes plans."""
@@ -58,6 +75,16 @@ class Planner:
         if len(files) + len(known[1]) <= _AT_ONCE:
             return _make(at, files, known, linked, root)
         return await asyncio.to_thread(_make, at, files, known, linked, root)
+
+    async def questions(self, at: VersionAddress, files: Sequence[Announced]) -> dict[int, bool]:
+        """Say of which files the digests are needed first, by number, and whether MD5 is: the registry may have them."""
+        latest, known = await self._latest_entries(at)
+        dedup = linking.Dedup(known, latest)
+        asked = {}
+        for number, file in enumerate(files):
+            if file.digests_follow and (same := dedup.of_size(file.size)):
+                asked[number] = any(entry.sha256 is None for entry in same)
+        return asked
 
     async def _latest_entries(self, at: VersionAddress) -> tuple[VersionAddress, list[Entry]]:
         """Read what the asset's latest version has, but for links to versions that were deleted by force."""
@@ -124,16 +151,17 @@ def _make(
             elif file.registry is not None:
                 found, on_probation = linked.get(file.registry, (None, False))
                 made.append(linking.registry_link(file.path, at, file.registry, found, on_probation=on_probation))
-            elif file.md5 is None or file.outside:
+            elif not file.has_content or file.outside:
                 made.append(Entry(file.path, file.size, file.md5, file.sha256))
             else:
-                link = dedup.link_for(file.size, file.md5, file.sha256, file.path)
-                if link is not None and _is_there(root, link[1] or link[0], file.size):
+                same = dedup.find(file.size, file.md5, file.sha256, file.path)
+                link = None if same is None else linking.link_to(file.path, latest.file(same.path), same)
+                if link is not None and link.holder is not None and _is_there(root, link.holder, file.size):
                     deduplicated += 1
-                    made.append(Entry(file.path, file.size, file.md5, file.sha256, *link))
+                    made.append(replace(link, sha256=file.sha256))
                 else:
                     stored.append(number)
-                    made.append(Entry(file.path, file.size, file.md5, file.sha256))
+                    made.append(Entry(file.path, file.size, file.md5 or _UNKNOWN, file.sha256))
         if local:
             made += linking.local_links(at, made, local)
     except ValueError as error:

@@ -17,6 +17,7 @@ from drayman.server.platform.lifecycle import Part
 from drayman.server.registry import messages, upload_manifest
 from drayman.server.registry.addresses import VersionAddress
 from drayman.server.registry.content import Content
+from drayman.server.registry.entries import Entry
 from drayman.server.registry.publication import Publisher
 from drayman.server.registry.receiving import Receiver
 from drayman.server.registry.records import PUBLISHING, Upload
@@ -125,18 +126,39 @@ class UploadSession:
 
     async def _receive(self, upload: Upload, held: Holding) -> pb.UploadDone:
         files = await self._manifest()
+        await self._ask(upload, files)
         plan = await self._uploads.planner.plan(upload.address, files)
         if plan.usage > _SMALL:
             await self._uploads.versions.announce(upload, plan.usage)
         receiver = Receiver(files, held.incoming, held.group, self._uploads.memory, self._uploads.hashing)
         await self._say_wanted(await receiver.expect(plan.stored, resumed=upload.resumed))
-        while (request := await self._next("data", "finish")).HasField("data"):
-            await receiver.take(request.data)
+        while not (request := await self._next("data", "digests", "finish")).HasField("finish"):
+            if request.HasField("data"):
+                await receiver.take(request.data)
+            else:
+                await receiver.tell(upload_manifest.with_digests(files, request.digests.files))
         await receiver.complete()
-        return await self._publish(plan, held, receiver)
+        return await self._publish(plan.completed(receiver.found, files), plan, held, receiver)
 
-    async def _publish(self, plan: Plan, held: Holding, receiver: Receiver) -> pb.UploadDone:
-        version = await held.publish(plan.entries)
+    async def _ask(self, upload: Upload, files: list[Announced]) -> None:
+        """Ask for the digests of files that the registry may have, of all if some may have come before; nothing else is told meanwhile."""
+        if not any(file.digests_follow for file in files):
+            return
+        asked = await self._uploads.planner.questions(upload.address, files)
+        if upload.resumed:
+            asked = {number: asked.get(number, False) for number, file in enumerate(files) if file.digests_follow}
+        if not asked:
+            return
+        await self._say([pb.WantedFile(file=number, digests=True, md5=md5) for number, md5 in asked.items()])
+        while asked:
+            request = await self._next("digests")
+            for number, file in upload_manifest.with_digests(files, request.digests.files):
+                if asked.pop(number, False) and file.md5 is None:
+                    raise invalid("digests.files.md5", f"file {number}: its MD5 is wanted", path=file.path)
+                files[number] = file
+
+    async def _publish(self, made: list[Entry], plan: Plan, held: Holding, receiver: Receiver) -> pb.UploadDone:
+        version = await held.publish(made)
         return pb.UploadDone(
             version=messages.version(version), deduplicated=plan.deduplicated, bytes_received=receiver.received
         )
@@ -157,9 +179,12 @@ class UploadSession:
         return files
 
     async def _say_wanted(self, wanted: Sequence[tuple[int, int]]) -> None:
+        await self._say([pb.WantedFile(file=number, offset=offset) for number, offset in wanted])
+
+    async def _say(self, wanted: Sequence[pb.WantedFile]) -> None:
         for first in range(0, len(wanted), _BATCH):
-            batch = [pb.WantedFile(file=number, offset=offset) for number, offset in wanted[first : first + _BATCH]]
-            await self._call.send(pb.UploadResponse(wanted=pb.UploadWanted(files=batch)))
+            batch = pb.UploadWanted(files=wanted[first : first + _BATCH])
+            await self._call.send(pb.UploadResponse(wanted=batch))
         await self._call.send(pb.UploadResponse(wanted_end=pb.UploadWantedEnd(files=len(wanted))))
 
     async def _next(self, *expected: str) -> pb.UploadRequest:
