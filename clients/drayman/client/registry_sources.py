@@ -15,7 +15,7 @@ from drayman.registry.v1 import content_service_pb2 as pb
 from drayman.registry.v1 import version_pb2
 
 #: Bytes of content in one message, and files.
-_MESSAGE = 512 << 10
+_MESSAGE = 1 << 20
 _FILES = 500
 #: Files of a manifest in one message.
 _BATCH = 1000
@@ -30,6 +30,23 @@ _LATER = 1 << 20
 class _Hashed:
     digests: Digests
     content: bytes | None
+
+
+class Message:
+    """A message to send, and what it brings: counted here, because each look at a piece's content would copy it."""
+
+    __slots__ = ("pieces", "request", "size")
+
+    def __init__(self, request: pb.UploadRequest | None = None) -> None:
+        self.request = pb.UploadRequest() if request is None else request
+        self.pieces = 0
+        self.size = 0
+
+    def add(self, file: int, offset: int, content: bytes) -> None:
+        """Add a piece. In its place: messages that are put into others are copied."""
+        self.request.data.pieces.add(file=file, offset=offset, content=content)
+        self.pieces += 1
+        self.size += len(content)
 
 
 class Source:
@@ -90,10 +107,9 @@ class Source:
         """Numbers of all files that have content, from their first byte on."""
         return [(number, 0) for number, file in enumerate(self.found) if file.path in self._hashed and file.size]
 
-    def data(self, wanted: Sequence[tuple[int, int]]) -> Generator[pb.UploadRequest, None, None]:
+    def data(self, wanted: Sequence[tuple[int, int]]) -> Generator[Message, None, None]:
         """Read files by their numbers, from offsets on. Raises TreeError."""
-        pieces: list[pb.Piece] = []
-        size = 0
+        message = Message()
         with Tree(self._folder, **self._options) as tree:
             for number, offset in wanted:
                 file = self.found[number]
@@ -105,16 +121,17 @@ class Source:
                 if content is None and file.size - offset <= _MESSAGE // 4 and not offset:
                     content = tree.content(file)
                 if content is not None:
-                    if pieces and (size + len(content) > _MESSAGE or len(pieces) >= _FILES):
-                        yield _data(pieces)
-                        pieces, size = [], 0
-                    pieces.append(pb.Piece(file=number, offset=offset, content=content[offset:]))
-                    size += len(content)
+                    if message.pieces and (message.size + len(content) > _MESSAGE or message.pieces >= _FILES):
+                        yield message
+                        message = Message()
+                    message.add(number, offset, content[offset:])
                     continue
-                for piece in _pieces(tree, number, file, offset):
-                    yield _data([piece])
-        if pieces:
-            yield _data(pieces)
+                for begin, content in _contents(tree, file, offset):
+                    big = Message()
+                    big.add(number, begin, content)
+                    yield big
+        if message.pieces:
+            yield message
 
     def digests(self, numbers: Iterable[int]) -> Iterator[pb.UploadRequest]:
         """Say the digests of files that were announced without and are hashed by now."""
@@ -127,14 +144,17 @@ class Source:
             _, md5, sha256 = self.entry(self.found[number])
             yield number, md5, sha256
 
-    def _unhashed(self, tree: Tree, number: int, file: Found) -> Iterator[pb.UploadRequest]:
+    def _unhashed(self, tree: Tree, number: int, file: Found) -> Iterator[Message]:
         """Read a file from its beginning, and hash it by the way; its digests follow it."""
         sha256 = hashlib.sha256()
-        for piece in _pieces(tree, number, file, 0):
-            sha256.update(piece.content)
-            yield _data([piece])
+        for offset, content in _contents(tree, file, 0):
+            sha256.update(content)
+            message = Message()
+            message.add(number, offset, content)
+            yield message
         self._hashed[file.path] = _Hashed(Digests(None, sha256.digest()), None)
-        yield from self.digests([number])
+        for digests in self.digests([number]):
+            yield Message(digests)
 
     def entry(self, file: Found) -> tuple[int, str, str]:
         """Size, MD5 (empty if nobody needed it) and SHA-256 of a file; of links and empty directories nothing."""
@@ -178,21 +198,17 @@ def _has_content(file: Found) -> bool:
     return file.kind in (Kind.FILE, Kind.OUTSIDE)
 
 
-def _pieces(tree: Tree, number: int, file: Found, offset: int) -> Iterator[pb.Piece]:
+def _contents(tree: Tree, file: Found, offset: int) -> Iterator[tuple[int, bytes]]:
     fd = tree.open(file)
     try:
         while offset < file.size:
             content = os.pread(fd, min(_MESSAGE, file.size - offset), offset)
             if not content:
                 raise TreeError(file.path, "it changes while it is read")
-            yield pb.Piece(file=number, offset=offset, content=content)
+            yield offset, content
             offset += len(content)
         check(fd, file)
     except OSError as error:
         raise TreeError(file.path, f"cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
-
-
-def _data(pieces: list[pb.Piece]) -> pb.UploadRequest:
-    return pb.UploadRequest(data=pb.UploadData(pieces=pieces))

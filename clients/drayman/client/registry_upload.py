@@ -23,7 +23,7 @@ from drayman.client.errors import (
 from drayman.client.patience import Patience
 from drayman.client.registry_calls import RegistryCalls
 from drayman.client.registry_progress import Meter, ProgressCallback
-from drayman.client.registry_sources import Source
+from drayman.client.registry_sources import Message, Source
 from drayman.client.registry_tree import Found, TreeError, shares
 from drayman.client.registry_values import Version, version_of
 from drayman.client.rpc_end import true_error, watch_end
@@ -260,7 +260,7 @@ class _Upload:
         messages = self._source.data(wanted)
         if self._source.is_small:
             for small in messages:
-                await call.write(small)
+                await call.write(small.request)
                 self._count(small)
             return
         # the next message is made while this one travels
@@ -268,7 +268,7 @@ class _Upload:
         try:
             while (message := await coming) is not None:
                 coming = asyncio.ensure_future(asyncio.to_thread(_next, messages))
-                await call.write(message)
+                await call.write(message.request)
                 self._count(message)
         finally:
             # the thread is at work with the files: they are closed when it is done
@@ -276,11 +276,10 @@ class _Upload:
             coming.cancelled() or coming.exception()
             messages.close()
 
-    def _count(self, message: pb.UploadRequest) -> None:
-        size = sum(len(piece.content) for piece in message.data.pieces)
-        self._sent += size
-        self._meter.bytes += size
-        self._meter.files += len(message.data.pieces)
+    def _count(self, message: Message) -> None:
+        self._sent += message.size
+        self._meter.bytes += message.size
+        self._meter.files += message.pieces
 
     async def _read(self, call: Any) -> pb.UploadResponse:
         reply: pb.UploadResponse = await call.read()
@@ -309,5 +308,5 @@ class _Upload:
         return version if same else None
 
 
-def _next(messages: Generator[pb.UploadRequest, None, None]) -> pb.UploadRequest | None:
+def _next(messages: Generator[Message, None, None]) -> Message | None:
     return next(messages, None)

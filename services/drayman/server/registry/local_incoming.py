@@ -16,7 +16,7 @@ from drayman.server.registry.content import (
     Incoming,
     Kind,
 )
-from drayman.server.registry.file_bytes import copy_bytes, hash_of, write_all
+from drayman.server.registry.file_bytes import begin_sync, copy_bytes, hash_of, write_all
 from drayman.server.registry.threads import Stop, Threads
 from drayman.server.registry.tree import FILE_MODE, Tree, open_root, parts_of, speaking, sync
 
@@ -81,6 +81,7 @@ class LocalIncoming(Incoming):
                     os.fchmod(descriptor, FILE_MODE)
                 try:
                     write_all(descriptor, content, offset)
+                    begin_sync(descriptor, offset, len(content))
                 except OSError:
                     # what was there stays there: with room it can go on
                     os.ftruncate(descriptor, offset)

@@ -7,7 +7,7 @@ hashed and written by the message, big ones by the piece, in order; different fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -64,7 +64,8 @@ class Receiver:
         self._next: dict[int, int] = {}
         self._parts: dict[int, _Part] = {}
         self._running: set[asyncio.Task[None]] = set()
-        #: MD5 and SHA-256 of what is stored, by numbers, where the client has left one to us
+        self._unhashed = frozenset(number for number, file in enumerate(files) if file.md5 is None)
+        #: MD5 and SHA-256 of what is stored, by numbers, of files that were announced without
         self.found: dict[int, tuple[bytes, bytes]] = {}
         #: bytes that came
         self.received = 0
@@ -114,9 +115,9 @@ class Receiver:
                 part = self._parts[number] = _Part(self._files[number], Hashes())
             await self._begin(len(content), self._take_part, part, number, offset, content)
 
-    async def tell(self, digests: Sequence[tuple[int, Announced]]) -> None:
+    async def tell(self, digests: Mapping[int, Announced]) -> None:
         """Take what followed of files: what is known of them now, by numbers. Raises Refusal."""
-        for number, file in digests:
+        for number, file in digests.items():
             self._files[number] = file
             part = self._parts.get(number)
             if part is not None:
@@ -237,7 +238,7 @@ class Receiver:
         self._keep(number, hashes)
 
     def _keep(self, number: int, hashes: Hashes) -> None:
-        if self._files[number].md5 is None:
+        if number in self._unhashed:
             self.found[number] = hashes.md5.digest(), hashes.sha256.digest()
 
     async def _recall(self, number: int, offset: int, limit: asyncio.Semaphore) -> None:

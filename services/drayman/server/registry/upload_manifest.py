@@ -76,18 +76,18 @@ def check(files: list[Announced], announced: int) -> None:
         raise invalid("manifest.files", str(error)) from error
 
 
-def with_digests(files: Sequence[Announced], said: Iterable[pb.FileDigests]) -> list[tuple[int, Announced]]:
-    """Read digests that follow; returns the files' numbers, and what is known of them now. Raises Refusal."""
-    found = []
+def with_digests(files: Sequence[Announced], said: Iterable[pb.FileDigests]) -> dict[int, Announced]:
+    """Read digests that follow; returns what is known of the files now, by numbers. Raises Refusal."""
+    found: dict[int, Announced] = {}
     for digests in said:
         number = digests.file
-        if not 0 <= number < len(files) or not files[number].digests_follow:
-            raise invalid("digests.files.file", f"digests of file {number}, which were not to follow")
+        if not 0 <= number < len(files) or not files[number].digests_follow or number in found:
+            raise invalid("digests.files.file", f"digests of file {number}, which were not to follow, or have already")
         try:
             md5, sha256 = _read_digests(files[number].path, digests)
         except ValueError as error:
             raise invalid("digests.files", f"file {number}: {error}", path=files[number].path) from error
-        found.append((number, replace(files[number], md5=md5, sha256=sha256, digests_follow=False)))
+        found[number] = replace(files[number], md5=md5, sha256=sha256, digests_follow=False)
     return found
 
 

@@ -152,7 +152,7 @@ class UploadSession:
         await self._say([pb.WantedFile(file=number, digests=True, md5=md5) for number, md5 in asked.items()])
         while asked:
             request = await self._next("digests")
-            for number, file in upload_manifest.with_digests(files, request.digests.files):
+            for number, file in upload_manifest.with_digests(files, request.digests.files).items():
                 if asked.pop(number, False) and file.md5 is None:
                     raise invalid("digests.files.md5", f"file {number}: its MD5 is wanted", path=file.path)
                 files[number] = file
