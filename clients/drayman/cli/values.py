@@ -60,6 +60,8 @@ def attribute_pair(text: str) -> tuple[str, Any]:
 
 def plain(value: Any) -> Any:
     """Return what `--json` prints of a value: objects as dicts, times in ISO 8601 UTC, durations in seconds."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, datetime):

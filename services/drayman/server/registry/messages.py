@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,13 +70,24 @@ def version(stored: Version) -> version_pb2.Version:
 
 def entry(row: Mapping[str, Any]) -> version_pb2.Entry:
     """Write an entry, from its row."""
+    return _entry(row, version_pb2.Entry)
+
+
+def entries(rows: Iterable[Mapping[str, Any]]) -> pb.ListEntriesResponse:
+    """Write entries, from their rows: each in its place, as there can be very many."""
+    message = pb.ListEntriesResponse()
+    add = message.entries.add
+    for row in rows:
+        _entry(row, add)
+    return message
+
+
+def _entry(row: Mapping[str, Any], make: Callable[..., version_pb2.Entry]) -> version_pb2.Entry:
     md5 = row["md5"]
     if md5 is None:
-        return version_pb2.Entry(path=row["path"], empty_directory=True)
+        return make(path=row["path"], empty_directory=True)
     sha256 = row["sha256"]
-    message = version_pb2.Entry(
-        path=row["path"], size=row["size"], md5=md5.hex(), sha256="" if sha256 is None else sha256.hex()
-    )
+    message = make(path=row["path"], size=row["size"], md5=md5.hex(), sha256="" if sha256 is None else sha256.hex())
     if row["target_project"] is not None:
         message.link.target.CopyFrom(_file(row, "target"))
         if row["ancestor_project"] is not None:

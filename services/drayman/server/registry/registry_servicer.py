@@ -28,6 +28,8 @@ from drayman.server.registry.spoofing import Actor, Spoofing
 from drayman.server.registry.store import Store
 
 _MOST_DOOMED = 10_000
+#: Entries in one message.
+_ENTRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,9 @@ class RegistryServicer(EndlessStreams):
         """Stream the entries of a version."""
         version = await self._store.version(address(request))
         async for rows in self._store.entry_pages(version.version_id, request.prefix):
-            await call.send(pb.ListEntriesResponse(entries=map(messages.entry, rows)))
+            # the client reads the first while the next is made
+            for first in range(0, len(rows), _ENTRIES):
+                await call.send(messages.entries(rows[first : first + _ENTRIES]))
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, _call: Call) -> pb.DeleteVersionResponse:
         """Remove a version."""
