@@ -81,7 +81,9 @@ class Rig:
         await incoming.prepare()
         await self.registry.versions.announce(upload, sum(map(len, files.values())))
         await incoming.put(list(files.items()))
-        return await publisher.publish(upload, [*(file(path, content) for path, content in files.items()), *links])
+        version = await publisher.publish(upload, [*(file(path, content) for path, content in files.items()), *links])
+        await self.registry.documenter.settle()
+        return version
 
     async def recover(self) -> None:
         """Do what a process does at its start that finds nobody else."""
@@ -92,6 +94,7 @@ class Rig:
 
     async def check(self) -> dict[str, list[str]]:
         """Assert what is true whenever nothing is going on. Returns the versions of every asset."""
+        await self.registry.documenter.settle()
         found: dict[str, list[str]] = {}
         store = self.registry.store
         documents = set()
@@ -113,7 +116,7 @@ class Rig:
             assert self.document(f"{project}/..usage") == {"total": total}
             assert self.document(f"{project}/..permissions") is not None
             documents.add(project)
-        assert {p.parent.relative_to(self.root).as_posix() for p in self.root.glob("*/*/*/..summary")} == {
+        assert {p.parent.relative_to(self.root).as_posix() for p in self.root.glob("[!.]*/*/*/..summary")} == {
             f"{asset}/{version}" for asset, versions in found.items() for version in versions
         }
         on_disk = [*self.root.glob("[!.]*"), *self.root.glob("[!.]*/[!.]*")]
@@ -123,8 +126,8 @@ class Rig:
         assert await self.pool.fetchval("SELECT count(*) FROM registry.removal") == 0
         assert await self.pool.fetchval("SELECT count(*) FROM registry.change WHERE NOT written") == 0
         assert await self.pool.fetchval("SELECT count(*) FROM registry.version WHERE state = 'publishing'") == 0
-        uploads = {str(row["upload_id"]) for row in await self.pool.fetch("SELECT upload_id FROM registry.version")}
-        assert set(await self.registry.content.incoming_ids()) <= uploads
+        uploads = await self.pool.fetch("SELECT upload_id FROM registry.version WHERE state <> 'published'")
+        assert set(await self.registry.content.incoming_ids()) <= {str(row["upload_id"]) for row in uploads}
         return found
 
     async def _check_version(self, version: Version) -> None:
@@ -183,9 +186,11 @@ async def rig(
     await migrate(dsn, "registry", HERE / "migrations")
     pool = await open_pool(dsn, 10, hot=True)
     real = await open_content(root)
+    registry = assemble(pool, content(real), **options)
     try:
-        yield Rig(assemble(pool, content(real), **options), pool, dsn, root)
+        yield Rig(registry, pool, dsn, root)
     finally:
+        await registry.documenter.stop()
         await real.close()
         await pool.close()
 

@@ -363,6 +363,7 @@ async def test_a_full_disk(database_url: str, tmp_path: Path) -> None:
             points.arm(len(ends) + 1)
             try:
                 await publisher.publish(upload, [Entry("d", 0, None)])
+                await registry.registry.documenter.settle()
                 ends.append("published")
             except StorageFull:
                 points.arm(0)

@@ -54,10 +54,11 @@ def leads(link: Path) -> str:
 
 
 def leftovers(root: Path) -> list[str]:
-    """What is on its way into the registry, or out of it."""
+    """What is on its way into the registry, or out of it: but for documents, which nobody waits for."""
     return sorted(
         str(path.relative_to(root))
         for name in ("..incoming", "..trash")
         if (root / name).is_dir()
         for path in (root / name).iterdir()
+        if not path.name.startswith("temporary-")
     )

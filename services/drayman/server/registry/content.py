@@ -163,6 +163,12 @@ class Incoming(Protocol):
         """Write one of the files whose names begin with `..`."""
         await self.put([(path, content)])
 
+    async def seal(self, folder: str, documents: Sequence[tuple[str, bytes]]) -> None:
+        """Write the last files, and do what `publish` into this folder would have to do before anybody can see it.
+
+        That is what takes long of it. Nothing may be written any more then; whoever does not publish it has to `prepare` again.
+        """
+
     async def publish(self, folder: str) -> bool:
         """Put everything in its place, durably, in one step; what is needed above it is made.
 

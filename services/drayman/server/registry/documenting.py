@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,6 +16,7 @@ import asyncpg
 import structlog
 
 from drayman.server.platform.database import is_away, load_queries
+from drayman.server.platform.lifecycle import Part
 from drayman.server.registry import documents, rows
 from drayman.server.registry.addresses import VersionAddress
 from drayman.server.registry.content import Content, ContentError, ContentLost
@@ -30,11 +32,13 @@ log = structlog.get_logger(__name__)
 
 #: Assets, versions and changes that are written at once.
 _PORTION = 200
+#: Seconds from one writing that nobody waits for to the next of the same project: of uploads one after the other, one writes for many.
+_PACE = 0.05
 #: Advisory locks are of the whole database: those of project documents have this in their upper half.
 _LOCK = 0x7265_6764 << 32  # "regd"
 
 
-class Documenter:
+class Documenter(Part):
     """Writes what is marked unwritten."""
 
     def __init__(self, pool: asyncpg.Pool, content: Content) -> None:
@@ -44,6 +48,42 @@ class Documenter:
         #: of projects: what will be begun as soon as what is at work has ended
         self._next: dict[int, asyncio.Task[bool]] = {}
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        #: of projects: what is written though nobody waits for it, and those of which more has changed since it began
+        self._unwatched: dict[int, asyncio.Task[None]] = {}
+        self._changed_since: set[int] = set()
+        #: set while somebody waits for all of it
+        self._hurry = asyncio.Event()
+
+    async def stop(self) -> None:
+        """Return when all is written that was to be written `soon`. What could not be is left to the next process."""
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Return when all is written that was to be written `soon`."""
+        self._hurry.set()
+        while self._unwatched:
+            await asyncio.wait(list(self._unwatched.values()))
+        self._hurry.clear()
+
+    def soon(self, project_id: int) -> None:
+        """Do the same as `attempt`, without anybody who waits for it: now, or in a moment if that was only just done."""
+        if project_id in self._unwatched:
+            self._changed_since.add(project_id)
+        else:
+            task = asyncio.create_task(self._write_unwatched(project_id), name="documents")
+            self._unwatched[project_id] = task
+
+    async def _write_unwatched(self, project_id: int) -> None:
+        try:
+            while True:
+                self._changed_since.discard(project_id)
+                await self.attempt(project_id)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), _PACE)
+                if project_id not in self._changed_since:
+                    return
+        finally:
+            del self._unwatched[project_id]
 
     async def attempt(self, project_id: int, *version_ids: int) -> None:
         """Write the documents of these versions, and as `project`; what fails is logged and left to the sweeper."""

@@ -38,6 +38,8 @@ class LocalIncoming(Incoming):
         self._files = f"{self._folder}/files"
         self._parts = f"{self._folder}/parts"
         self._threads = threads
+        #: the folder it was sealed for, and whether that above it was last then
+        self._sealed: tuple[str, bool] | None = None
 
     async def prepare(self) -> bool:
         """See Incoming."""
@@ -164,10 +166,21 @@ class LocalIncoming(Incoming):
 
         await self._do(job)
 
+    async def seal(self, folder: str, documents: Sequence[tuple[str, bytes]]) -> None:
+        """See Incoming."""
+        _check_folder(folder)
+
+        def job(tree: Tree) -> None:
+            self._check(tree)
+            for path, content in documents:
+                tree.write(self._at(path), content)
+            self._sealed = folder, self._make_last(tree, folder)
+
+        await self._do(job)
+
     async def publish(self, folder: str) -> bool:
         """See Incoming."""
-        if not parts_of(folder):
-            raise ValueError("a version has a folder")
+        _check_folder(folder)
         return await self._do(lambda tree: self._publish(tree, folder))
 
     async def published(self, folder: str) -> bool:
@@ -266,11 +279,16 @@ class LocalIncoming(Incoming):
     def _publish(self, tree: Tree, folder: str) -> bool:
         above, _, _ = folder.rpartition("/")
         if tree.is_folder(self._files):
-            sync(tree, self._files)
+            sealed, kept = self._sealed or ("", False)
+            if sealed != folder:
+                kept = self._make_last(tree, folder)
             tree.folder(above, make=True)
             # asked before: the rename itself would replace an empty folder
             if tree.stat(folder) is None and self._moved(tree, folder):
-                tree.keep(above)
+                if kept:
+                    tree.keep_name(above)
+                else:
+                    tree.keep(above)
                 tree.remove(self._folder)
                 return False
         # there is something, and it is this upload's if another try has moved it there
@@ -281,6 +299,11 @@ class LocalIncoming(Incoming):
         tree.keep(above)
         tree.remove(self._folder)
         return True
+
+    def _make_last(self, tree: Tree, folder: str) -> bool:
+        """Returns whether the folder above is there, and last as well."""
+        there = tree.is_folder(folder.rpartition("/")[0])
+        return sync(tree, self._files) and there
 
     def _moved(self, tree: Tree, folder: str) -> bool:
         try:
@@ -308,6 +331,11 @@ class LocalIncoming(Incoming):
                 return job(tree)
 
         return await self._threads.run(work)
+
+
+def _check_folder(folder: str) -> None:
+    if not parts_of(folder):
+        raise ValueError("a version has a folder")
 
 
 def _same(found: os.stat_result, known: os.stat_result) -> bool:

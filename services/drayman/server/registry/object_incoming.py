@@ -190,6 +190,11 @@ class ObjectIncoming(Incoming):
         await self._check()
         await self._objects.delete([self._file(path) for path, _ in links])
 
+    async def seal(self, folder: str, documents: Sequence[tuple[str, bytes]]) -> None:
+        """See Incoming."""
+        del folder
+        await self.put(documents)
+
     async def publish(self, folder: str) -> bool:
         """See Incoming."""
         there, joins, parts = await self._look()

@@ -26,7 +26,7 @@ from drayman.server.registry.documenting import Documenter
 from drayman.server.registry.documents import Summary
 from drayman.server.registry.entries import Entry
 from drayman.server.registry.linking import symlink_text
-from drayman.server.registry.records import PUBLISHING, UPLOADING, Upload, Version
+from drayman.server.registry.records import PUBLISHED, PUBLISHING, UPLOADING, Upload, Version
 from drayman.server.registry.removal import Remover
 from drayman.server.registry.removal_store import RemovalStore
 from drayman.server.registry.store import Store
@@ -70,15 +70,19 @@ class Publisher:
         """
         _check(address)
         while True:
+            # mostly there is none, also when the name is taken: whoever takes it has to look again only at what was there before
+            before = asyncio.create_task(self._content.exists(address.folder))
             try:
                 upload = await self._versions.begin(address, upload_id, user, admin=admin, on_probation=on_probation)
                 break
             except StillRemoved as removals:
                 await self._remover.finish(*removals.args)
+            finally:
+                await asyncio.wait([before])
         try:
             if upload.displaced is not None:
                 await self._content.incoming(str(upload.displaced)).discard()
-            if upload.state == UPLOADING:
+            if upload.state == UPLOADING and before.result():
                 await self._refuse_unknown(address.folder)
         except BaseException:
             await self.give_up(upload)
@@ -93,12 +97,21 @@ class Publisher:
         After any of these it is still an upload. After anything else it is being published, by who finds it if not by the caller.
         """
         while True:
+            completing: asyncio.Task[Incoming] | None = None
+
+            def begin_completing() -> None:
+                nonlocal completing
+                completing = asyncio.create_task(self._complete(upload, entries))
+
             try:
-                await self._versions.to_publishing(upload, entries)
+                await self._versions.to_publishing(upload, entries, certain=begin_completing)
                 break
             except StillRemoved as removals:
                 await self._remover.finish(*removals.args)
-        return await self._run(upload, entries)
+            except BaseException:
+                await _over(completing)
+                raise
+        return await self._run(upload, completing)
 
     async def finish(self, upload: Upload) -> Version:
         """Publish what is PUBLISHING already: only the last steps are left. If another process is at it, wait for that.
@@ -109,6 +122,8 @@ class Publisher:
             version = await self._versions.published(upload)
             if version is not None:
                 return version
+            if upload.state == PUBLISHED:
+                raise UploadLost  # deleted since
             if await self._versions.hold(upload):
                 return await self._run(upload, None)
             await asyncio.sleep(_GLANCE)
@@ -143,21 +158,22 @@ class Publisher:
                 metadata={"version": folder},
             )
 
-    async def _run(self, upload: Upload, entries: Sequence[Entry] | None) -> Version:
+    async def _run(self, upload: Upload, completing: asyncio.Task[Incoming] | None) -> Version:
         async with self._held(upload):
-            await self._put_in_place(upload, entries)
+            await self._put_in_place(upload, completing)
             version = await self._publish_rows(upload)
-        await self._documenter.attempt(version.project_id)
+        # the rows are marked: whoever is told now may find the documents a moment later
+        self._documenter.soon(version.project_id)
         return version
 
-    async def _put_in_place(self, upload: Upload, entries: Sequence[Entry] | None) -> None:
+    async def _put_in_place(self, upload: Upload, completing: asyncio.Task[Incoming] | None) -> None:
         incoming = self._content.incoming(str(upload.upload_id))
         folder = upload.address.folder
         try:
-            if entries is not None:
-                await _complete(incoming, upload, entries)
+            if completing is not None:
+                incoming = await completing
             elif not await incoming.published(folder):  # as far as one knows who goes on after a crash
-                await _complete(incoming, upload, await self._store.entries(upload.version_id))
+                incoming = await self._complete(upload, await self._store.entries(upload.version_id))
             await incoming.publish(folder)
         except (StorageFull, FolderTaken, ContentLost):
             if not await incoming.published(folder):
@@ -165,6 +181,17 @@ class Publisher:
                 raise
             # it is in its place, for everybody who looks there: only what makes that durable has failed
             await incoming.publish(folder)
+
+    async def _complete(self, upload: Upload, entries: Sequence[Entry]) -> Incoming:
+        """Put links, empty directories and documents into the incoming folder, and make all of it last."""
+        incoming = self._content.incoming(str(upload.upload_id))
+        links, directories, files = _of_version(upload, entries)
+        if links:
+            await incoming.links(links)
+        if directories:
+            await incoming.empty_directories(directories)
+        await incoming.seal(upload.address.folder, files)
+        return incoming
 
     async def _publish_rows(self, upload: Upload) -> Version:
         try:
@@ -197,21 +224,26 @@ class Publisher:
                     log.exception("publication not renewed", version=upload.address.folder)
 
 
-async def _complete(incoming: Incoming, upload: Upload, entries: Sequence[Entry]) -> None:
-    """Put links, empty directories and documents into the incoming folder."""
+async def _over(task: asyncio.Task[Incoming] | None) -> None:
+    """Wait for what is of no use any more."""
+    if task is not None:
+        await asyncio.wait([task])
+        task.cancelled() or task.exception()
+
+
+def _of_version(
+    upload: Upload, entries: Sequence[Entry]
+) -> tuple[list[tuple[str, str]], list[str], list[tuple[str, bytes]]]:
+    """Links, empty directories, and documents of a version."""
     at = upload.address
     links = [
         (entry.path, symlink_text(at.file(entry.path), entry.holder)) for entry in entries if entry.holder is not None
     ]
     directories = [entry.path for entry in entries if entry.is_directory]
-    if links:
-        await incoming.links(links)
-    if directories:
-        await incoming.empty_directories(directories)
     assert upload.upload_finish is not None
     summary = Summary(upload.upload_user, upload.upload_start, upload.upload_finish, upload.on_probation)
     files = {documents.MANIFEST: documents.manifest(entries), documents.SUMMARY: documents.summary(summary)}
-    await incoming.put([*documents.links(entries).items(), *files.items()])
+    return links, directories, [*documents.links(entries).items(), *files.items()]
 
 
 def _check(address: VersionAddress) -> None:

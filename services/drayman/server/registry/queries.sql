@@ -59,6 +59,37 @@ FROM registry.entry
 WHERE version_id = $1 AND path > $2 AND path >= $3 AND path <= $4 AND starts_with(path, $3)
 ORDER BY path LIMIT $5;
 
+-- name: latest_entries
+-- By project_name_key, asset_project_id_name_key, version_pkey, along entry_pkey: an asset's latest version and its entries, those with content.
+SELECT v.name AS version, e.path, e.size, e.md5, e.sha256, e.target_project, e.target_asset, e.target_version, e.target_path,
+       e.ancestor_project, e.ancestor_asset, e.ancestor_version, e.ancestor_path
+FROM registry.project p
+JOIN registry.asset a ON a.project_id = p.project_id AND a.name = $2
+JOIN registry.version v ON v.version_id = a.latest_id
+JOIN registry.entry e ON e.version_id = v.version_id
+WHERE p.name = $1 AND e.md5 IS NOT NULL;
+
+-- name: latest_with
+-- By project_name_key, asset_project_id_name_key, version_pkey, entry_content: of these entries those that have one of the contents.
+SELECT v.name AS version, e.path, e.size, e.md5, e.sha256, e.target_project, e.target_asset, e.target_version, e.target_path,
+       e.ancestor_project, e.ancestor_asset, e.ancestor_version, e.ancestor_path
+FROM registry.project p
+JOIN registry.asset a ON a.project_id = p.project_id AND a.name = $2
+JOIN registry.version v ON v.version_id = a.latest_id
+CROSS JOIN unnest($3::bytea[], $4::bigint[]) AS c (md5, size)
+JOIN registry.entry e ON e.version_id = v.version_id AND e.md5 = c.md5 AND e.size = c.size
+WHERE p.name = $1;
+
+-- name: there
+-- By project_name_key, asset_project_id_name_key, version_asset_id_name_key: of these versions those that are published.
+SELECT w.project, w.asset, w.version
+FROM unnest($1::text[], $2::text[], $3::text[]) AS w (project, asset, version)
+WHERE EXISTS (
+    SELECT FROM registry.version v
+    WHERE v.asset_id = (SELECT a.asset_id FROM registry.asset a
+                        WHERE a.project_id = (SELECT p.project_id FROM registry.project p WHERE p.name = w.project) AND a.name = w.asset)
+      AND v.name = w.version AND v.state = 'published');
+
 -- name: entry
 -- by entry_pkey
 SELECT path, size, md5, sha256, target_project, target_asset, target_version, target_path,

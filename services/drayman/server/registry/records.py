@@ -60,6 +60,15 @@ class Version:
     entries: int
 
 
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """An asset's latest version."""
+
+    version_id: int
+    name: str
+    upload_finish: datetime
+
+
 @dataclass(slots=True)
 class Upload:
     """A version that is being uploaded. Who holds this object keeps the name with `VersionStore.renew`."""
@@ -73,7 +82,8 @@ class Upload:
     upload_start: datetime
     #: as the uploader's rights and wish make it
     on_probation: bool
-    #: UPLOADING; PUBLISHING if it was resumed after every byte and every row was there: `Publisher.finish` is all that is left to do
+    #: UPLOADING; PUBLISHING or PUBLISHED if it was resumed after every byte and every row was there: `Publisher.finish` is all that is left
+    #: to do
     state: str
     #: until when it is held, by the database's clock. Also the proof that it is held: who takes it over changes it
     busy_until: datetime
@@ -85,6 +95,8 @@ class Upload:
     displaced: UUID | None = None
     #: whether entries have been stored for it already
     stored: bool = False
+    #: the asset's latest version when it was to be published, as far as one knows: (what, if there was any)
+    seen_latest: tuple[Latest | None] | None = None
     #: statements that need `busy_until` come one after another
     turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 

@@ -164,7 +164,7 @@ async def _refuse_linked(connection: Any, doomed: Doomed, statement: str, *value
 async def _removed(connection: Any, project_id: int, doomed: Doomed, versions: Sequence[Any] = ()) -> Removed:
     folder = _folder(doomed)
     await connection.execute(SQL["insert_removal"], folder)
-    return Removed(project_id, folder, [row["upload_id"] for row in versions if row["upload_id"] is not None])
+    return Removed(project_id, folder, [row["upload_id"] for row in versions if row["state"] != PUBLISHED])
 
 
 def _folder(doomed: Doomed) -> str:

@@ -109,6 +109,7 @@ async def open_registry(surroundings: Surroundings) -> Room:
         ],
         parts=[
             opened,
+            registry.documenter,
             bus,
             Presence(dsn, registry.versions),
             uploads,

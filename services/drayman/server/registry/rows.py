@@ -88,6 +88,18 @@ def entry_values(version_id: int, entry: Entry) -> tuple[object, ...]:
     )
 
 
+def entry_columns(entries: Sequence[Entry]) -> list[list[object]]:
+    """Values of `ENTRY_COLUMNS` after the first, column by column; those of links are empty if there are none."""
+    columns: list[list[object]] = [
+        [getattr(entry, name) for entry in entries] for name in ("path", "size", "md5", "sha256")
+    ]
+    for end in ("target", "ancestor"):
+        files: list[FileAddress | None] = [getattr(entry, end) for entry in entries]
+        values = [address_values(file) for file in files] if any(files) else ()
+        columns += [[value[part] for value in values] for part in range(len(_NOWHERE))]
+    return columns
+
+
 def address_values(file: FileAddress | None) -> tuple[str | None, ...]:
     """Values of the four columns of an address."""
     return _NOWHERE if file is None else (file.project, file.asset, file.version, file.path)

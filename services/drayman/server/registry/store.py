@@ -6,7 +6,7 @@ is not there for any method of this module. Who changes something writes the doc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 SQL = load_queries(HERE / "queries.sql")
 
 #: Entries that are read at once.
-PAGE = 2000
+PAGE = 5000
 _FIRST = Place(datetime(1, 1, 1, tzinfo=UTC), 0)
 #: No character sorts after it, and no name of a file has two of them.
 _END = "\U0010ffff" * 2
@@ -82,6 +82,25 @@ class Store:
         if row is None or row["version_id"] is None:
             return await self.latest(project, asset)  # deleted this moment: there is another latest one, or none
         return rows.version_of(row)
+
+    async def latest_entries(
+        self, project: str, asset: str, contents: Collection[tuple[bytes, int]] | None
+    ) -> tuple[str, list[Entry]]:
+        """Read which entries with content an asset's latest version has, in no order, and its name; none if there is no such version.
+
+        With `contents`, as MD5 and size, only those that have one of these.
+        """
+        if contents is None:
+            found = await self._pool.fetch(SQL["latest_entries"], project, asset)
+        else:
+            columns = [[content[part] for content in contents] for part in range(2)]
+            found = await self._pool.fetch(SQL["latest_with"], project, asset, *columns)
+        return (found[0]["version"] if found else ""), [rows.entry_of(row) for row in found]
+
+    async def there(self, versions: Collection[VersionAddress]) -> set[VersionAddress]:
+        """Say which of these versions are published."""
+        columns = [[getattr(version, part) for version in versions] for part in ("project", "asset", "version")]
+        return {VersionAddress(**row) for row in await self._pool.fetch(SQL["there"], *columns)}
 
     async def entry(self, version_id: int, path: str) -> Entry | None:
         """Read one entry; None if the version has no such path."""

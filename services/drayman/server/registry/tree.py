@@ -323,19 +323,23 @@ class Reader:
         raise ContentLost(f"{key!r} is a link that leads out of the registry, to no folder on the whitelist")
 
 
-def sync(tree: Tree, path: str) -> None:
-    """Make a folder and all in it last: all of its file system at once, or one by one where that cannot be done."""
+def sync(tree: Tree, path: str) -> bool:
+    """Make a folder and all in it last: all of its file system at once, or one by one where that cannot be done.
+
+    Returns whether it was the whole file system.
+    """
     try:
         everything = _libc.syncfs
     except AttributeError:
         everything = None
     if everything is not None:
         if everything(tree.folder(path)) == 0:
-            return
+            return True
         code = ctypes.get_errno()
         if code not in {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}:
             raise OSError(code, os.strerror(code))
     sync_singly(tree, path)
+    return False
 
 
 def sync_singly(tree: Tree, path: str) -> None:

@@ -68,7 +68,7 @@ class Planner:
 
     async def plan(self, at: VersionAddress, files: Sequence[Announced]) -> Plan:
         """Say what becomes of files that are uploaded as the version `at`. Raises Refusal for links that lead nowhere."""
-        known = await self._latest_entries(at)
+        known = await self._latest_entries(at, _contents(files))
         targets = {file.registry for file in files if file.registry is not None}
         linked = await self._find(targets) if targets else {}
         root = self._content.local_root
@@ -78,7 +78,7 @@ class Planner:
 
     async def questions(self, at: VersionAddress, files: Sequence[Announced]) -> dict[int, bool]:
         """Say of which files the digests are needed first, by number, and whether MD5 is: the registry may have them."""
-        latest, known = await self._latest_entries(at)
+        latest, known = await self._latest_entries(at, None)
         dedup = linking.Dedup(known, latest)
         asked = {}
         for number, file in enumerate(files):
@@ -86,23 +86,18 @@ class Planner:
                 asked[number] = any(entry.sha256 is None for entry in same)
         return asked
 
-    async def _latest_entries(self, at: VersionAddress) -> tuple[VersionAddress, list[Entry]]:
-        """Read what the asset's latest version has, but for links to versions that were deleted by force."""
-        try:
-            latest = await self._store.latest(at.project, at.asset)
-        except Refusal as refusal:
-            # an asset that is made for this upload is not there for readers yet
-            if refusal.reason != "ASSET_NOT_FOUND":
-                raise
-            latest = None
-        if latest is None:
+    async def _latest_entries(
+        self, at: VersionAddress, contents: Collection[tuple[bytes, int]] | None
+    ) -> tuple[VersionAddress, list[Entry]]:
+        """Read what the asset's latest version has, of these contents or of any, but for links to versions that were deleted by force."""
+        if contents is not None and not contents:
             return at, []
-        known = await self._store.entries(latest.version_id)
-        holders = {entry.holder.version_address for entry in known if entry.holder is not None}
-        gone = {holder for holder in holders - {latest.address} if await self._version(holder) is None}
-        if gone:
+        name, known = await self._store.latest_entries(at.project, at.asset, contents)
+        latest = VersionAddress(at.project, at.asset, name)
+        holders = {entry.holder.version_address for entry in known if entry.holder is not None} - {latest}
+        if holders and (gone := holders - await self._store.there(holders)):
             known = [entry for entry in known if entry.holder is None or entry.holder.version_address not in gone]
-        return latest.address, known
+        return latest, known
 
     async def _version(self, address: VersionAddress) -> Version | None:
         try:
@@ -129,6 +124,16 @@ class Planner:
                 there = [entry for entry in each if entry is not None]
             found |= {address.file(entry.path): (entry, version.on_probation) for entry in there}
         return found
+
+
+def _contents(files: Sequence[Announced]) -> set[tuple[bytes, int]] | None:
+    """Contents that may be there already, as MD5 and size; None if there are too many to ask for, or without an MD5.
+
+    A file whose digests still follow is not there: it has been asked for before.
+    """
+    known = {(file.md5, file.size) for file in files if file.md5 is not None}
+    without = any(file.md5 is None and file.sha256 is not None for file in files)
+    return None if without or len(known) > _AT_ONCE else known
 
 
 def _make(

@@ -44,7 +44,7 @@ UPDATE registry.version v
 SET busy_until = greatest(clock_timestamp() + $3::interval, busy_until + interval '1 microsecond'),
     resumable_until = clock_timestamp() + $4::interval
 FROM set_config('synchronous_commit', 'off', true)
-WHERE version_id = $1 AND upload_id = $2
+WHERE version_id = $1 AND upload_id = $2 AND state = 'uploading'
 RETURNING version_id, project_id, asset_id, upload_id, upload_user, upload_start, on_probation, state, busy_until, upload_finish;
 
 -- name: displace
@@ -57,11 +57,11 @@ FROM set_config('synchronous_commit', 'off', true)
 WHERE version_id = $1 AND upload_id = $2 AND busy_until = $3 AND state = 'uploading'
 RETURNING version_id, project_id, asset_id, upload_id, upload_user, upload_start, on_probation, state, busy_until, upload_finish;
 
--- name: publishing
--- By version_pkey. Somebody may be at it: it is not held by whoever reads this.
+-- name: decided
+-- By version_pkey: what is being published, or is. Somebody may be at it: it is not held by whoever reads this.
 SELECT version_id, project_id, asset_id, upload_id, upload_user, upload_start, on_probation, state, '-infinity'::timestamptz AS busy_until,
        upload_finish
-FROM registry.version WHERE version_id = $1 AND upload_id = $2 AND state = 'publishing';
+FROM registry.version WHERE version_id = $1 AND upload_id = $2 AND state <> 'uploading';
 
 -- name: hold
 -- By version_pkey: take what is publishing, from oneself ($3 is the proof) or from who is gone.
@@ -122,16 +122,28 @@ CROSS JOIN LATERAL (
 ) AS locked;
 
 -- name: to_publishing
--- By version_pkey, along version_uploading, by removal_pkey; after `lock_project`. The first statement of a publication that waits for the disk.
--- Returns also what else is on its way into the project, and which of the folders $7 have still to go.
-UPDATE registry.version v
-SET state = 'publishing', usage = $4, entries = $5, upload_finish = clock_timestamp(),
-    busy_until = greatest(clock_timestamp() + $6::interval, busy_until + interval '1 microsecond')
-WHERE version_id = $1 AND upload_id = $2 AND busy_until = $3 AND state = 'uploading'
-RETURNING busy_until, upload_finish, ARRAY(SELECT path FROM registry.removal WHERE path = ANY ($7::text[])) AS removals,
-          (SELECT coalesce(sum(usage), 0)::bigint FROM registry.version o
-           WHERE o.project_id = v.project_id AND o.version_id <> v.version_id AND o.state <> 'published'
-             AND (o.state = 'publishing' OR o.busy_until > clock_timestamp())) AS coming;
+-- By version_pkey, asset_pkey, along version_uploading, by removal_pkey; after `lock_project`. The first statement of a publication that waits
+-- for the disk. Returns also the asset's latest version as it is now, what else is on its way into the project, and which of the folders $7
+-- have still to go. From $8 on: columns of the entries that are not there yet; those of links may be empty, which is NULL for each of them.
+WITH done AS (
+    UPDATE registry.version v
+    SET state = 'publishing', usage = $4, entries = $5, upload_finish = clock_timestamp(),
+        busy_until = greatest(clock_timestamp() + $6::interval, v.busy_until + interval '1 microsecond')
+    FROM registry.asset a LEFT JOIN registry.version l ON l.version_id = a.latest_id
+    WHERE v.version_id = $1 AND v.upload_id = $2 AND v.busy_until = $3 AND v.state = 'uploading' AND a.asset_id = v.asset_id
+    RETURNING v.version_id, v.busy_until, v.upload_finish, a.latest_id, l.name AS latest, l.upload_finish AS latest_finish,
+              ARRAY(SELECT path FROM registry.removal WHERE path = ANY ($7::text[])) AS removals,
+              (SELECT coalesce(sum(usage), 0)::bigint FROM registry.version o
+               WHERE o.project_id = v.project_id AND o.version_id <> v.version_id AND o.state <> 'published'
+                 AND (o.state = 'publishing' OR o.busy_until > clock_timestamp())) AS coming
+), entries AS (
+    INSERT INTO registry.entry (version_id, path, size, md5, sha256, target_project, target_asset, target_version, target_path,
+                                ancestor_project, ancestor_asset, ancestor_version, ancestor_path)
+    SELECT done.version_id, e.*
+    FROM done, unnest($8::text[], $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[],
+                      $16::text[], $17::text[], $18::text[], $19::text[]) AS e
+)
+SELECT busy_until, upload_finish, latest_id, latest, latest_finish, removals, coming FROM done;
 
 -- name: back_to_uploading
 -- by version_pkey
@@ -149,8 +161,37 @@ WHERE a.asset_id = $1 FOR NO KEY UPDATE OF a;
 -- By version_pkey, asset_pkey, project_pkey; after the locks. Parameters: version, upload id, whether it becomes the latest. Everything that
 -- follows from it happens only if it was publishing; then there is a row.
 WITH done AS (
-    UPDATE registry.version v SET state = 'published', upload_id = NULL, busy_until = NULL, resumable_until = NULL
+    UPDATE registry.version v SET state = 'published', busy_until = NULL, resumable_until = NULL
     FROM set_config('synchronous_commit', 'off', true)
+    WHERE version_id = $1 AND upload_id = $2 AND state = 'publishing'
+    RETURNING v.*
+), asset AS (
+    UPDATE registry.asset a
+    SET latest_id = CASE WHEN $3 THEN d.version_id ELSE a.latest_id END,
+        revision = a.revision + CASE WHEN $3 OR a.revision = 0 THEN 1 ELSE 0 END
+    FROM done d WHERE a.asset_id = d.asset_id RETURNING a.name
+), project AS (
+    UPDATE registry.project p SET usage = p.usage + d.usage, revision = p.revision + 1
+    FROM done d WHERE p.project_id = d.project_id RETURNING p.name
+), logged AS (
+    INSERT INTO registry.change (type, project, asset, version, latest)
+    SELECT 'add-version', project.name, asset.name, d.name, $3 FROM done d, asset, project WHERE NOT d.on_probation
+)
+SELECT d.project_id, project.name AS project, d.asset_id, asset.name AS asset, d.version_id, d.name AS version, d.upload_user, d.upload_start,
+       d.upload_finish, d.on_probation, $3 AS latest, d.usage, d.entries
+FROM done d, asset, project;
+
+-- name: to_published_at_once
+-- The same with the lock of the project, which is $4, in one statement, if the latest version of the asset ($5) is still $6. Nothing happens,
+-- and nothing is waited for, if somebody else is at the project: holds it, or has changed it since this statement began to read.
+WITH locked AS MATERIALIZED (
+    SELECT revision FROM registry.project WHERE project_id = $4 FOR NO KEY UPDATE SKIP LOCKED
+), alone AS MATERIALIZED (
+    SELECT FROM locked WHERE revision = (SELECT revision FROM registry.project WHERE project_id = $4)
+                         AND (SELECT latest_id FROM registry.asset WHERE asset_id = $5) IS NOT DISTINCT FROM $6
+), done AS (
+    UPDATE registry.version v SET state = 'published', busy_until = NULL, resumable_until = NULL
+    FROM alone, set_config('synchronous_commit', 'off', true)
     WHERE version_id = $1 AND upload_id = $2 AND state = 'publishing'
     RETURNING v.*
 ), asset AS (
@@ -207,7 +248,7 @@ RETURNING v.version_id, v.project_id, v.asset_id, v.upload_id, v.upload_user, v.
 
 -- name: known_uploads
 -- by version_upload_id_key
-SELECT upload_id FROM registry.version WHERE upload_id = ANY ($1::uuid[]);
+SELECT upload_id FROM registry.version WHERE upload_id = ANY ($1::uuid[]) AND state <> 'published';
 
 -- name: abandon_all
 -- Along version_uploading: nobody is at work.

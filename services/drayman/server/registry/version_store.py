@@ -21,7 +21,7 @@ from drayman.server.registry.entries import Entry, usage
 from drayman.server.registry.latest import Candidate, after_upload
 from drayman.server.registry.permissions import Grant, may_upload
 from drayman.server.registry.quota import Quota
-from drayman.server.registry.records import PUBLISHED, PUBLISHING, UPLOADING, Project, Upload, Version
+from drayman.server.registry.records import PUBLISHED, PUBLISHING, UPLOADING, Latest, Project, Upload, Version
 from drayman.server.registry.store import HERE
 
 SQL = load_queries(HERE / "version_queries.sql")
@@ -126,11 +126,11 @@ class VersionStore:
         if standing["upload_id"] == upload_id:
             if standing["upload_user"] != user:
                 raise invalid("upload_id", "an upload of another user has this id: make up a new one", value=upload_id)
-            # of what is being published no more than the name can be had: see `finish`
+            # of what is being published, or is, no more than the name can be had: see `finish`
             row = (
-                await self._fetch("publishing", standing["version_id"], upload_id)
-                if standing["state"] == PUBLISHING
-                else await self._fetch("take_over", standing["version_id"], upload_id, *spans)
+                await self._fetch("take_over", standing["version_id"], upload_id, *spans)
+                if standing["state"] == UPLOADING
+                else await self._fetch("decided", standing["version_id"], upload_id)
             )
             return _upload(row, address, resumed=True) if row else None
         if standing["state"] != UPLOADING or standing["busy"]:
@@ -164,9 +164,12 @@ class VersionStore:
         async with upload.turn:
             await self._pool.execute(SQL["release"], *_proof(upload))
 
-    async def to_publishing(self, upload: Upload, entries: Sequence[Entry]) -> None:
+    async def to_publishing(
+        self, upload: Upload, entries: Sequence[Entry], *, certain: Callable[[], None] = lambda: None
+    ) -> None:
         """Store the entries; from then on the version is published, whoever does it.
 
+        `certain` is called when only the commit is left, which waits for the disk: something else may be done meanwhile.
         Refuses with QUOTA_EXCEEDED, and INVALID_FIELD if a link leads to a version that is gone or not approved.
         Raises UploadLost, StillRemoved.
         """
@@ -180,15 +183,18 @@ class VersionStore:
             async with self._pool.acquire() as connection, connection.transaction():
                 project = await _lock_project(connection, upload)
                 await _check_links(connection, upload.address, entries)
+                columns = rows.entry_columns(() if before else entries)
+                folders = _folders(upload.address)
                 row: Any = await connection.fetchrow(
-                    SQL["to_publishing"], *_proof(upload), coming, len(entries), self._lease, _folders(upload.address)
+                    SQL["to_publishing"], *_proof(upload), coming, len(entries), self._lease, folders, *columns
                 )
                 _check_quota(project, upload, coming, row and row["coming"])
                 if row["removals"]:
                     raise StillRemoved(*row["removals"])
-                if not before:
-                    await copy_entries(connection, upload.version_id, entries)
-            upload.busy_until, upload.upload_finish, upload.state = row["busy_until"], row["upload_finish"], PUBLISHING
+                upload.upload_finish = row["upload_finish"]
+                certain()
+            upload.busy_until, upload.state = row["busy_until"], PUBLISHING
+            upload.seen_latest = (_latest(row["latest_id"], row["latest"], row["latest_finish"]),)
 
     async def _write_entries(self, connection: Any, upload: Upload, entries: Sequence[Entry]) -> None:
         """Write entries of what is still an upload: nobody else waits for it."""
@@ -212,18 +218,36 @@ class VersionStore:
 
     async def to_published(self, upload: Upload) -> Version:
         """Publish it: its content is in its place. May be repeated. Raises UploadLost if its project or asset was deleted."""
-        async with upload.turn, self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(SQL["lock_project"], upload.project_id)
-            asset = await connection.fetchrow(SQL["lock_asset"], upload.asset_id)
-            becomes_latest = asset is not None and _is_next(asset, upload)
-            row = await connection.fetchrow(SQL["to_published"], upload.version_id, upload.upload_id, becomes_latest)
-            if row is None:  # done before, or gone
-                row = await connection.fetchrow(SQL["published"], upload.version_id)
+        async with upload.turn:
+            row = await self._to_published_at_once(upload)
+            if (
+                row is None
+            ):  # somebody else is at the project, or another version became the latest; or it is done, or gone
+                row = await self._to_published(upload)
         if row is None:
             raise UploadLost
         upload.state = PUBLISHED
         self._changed()
         return rows.version_of(row)
+
+    async def _to_published_at_once(self, upload: Upload) -> Any:
+        if upload.seen_latest is None:
+            return None
+        (seen,) = upload.seen_latest
+        place = upload.project_id, upload.asset_id, seen and seen.version_id
+        return await self._fetch(
+            "to_published_at_once", upload.version_id, upload.upload_id, _is_next(seen, upload), *place
+        )
+
+    async def _to_published(self, upload: Upload) -> Any:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(SQL["lock_project"], upload.project_id)
+            asset = await connection.fetchrow(SQL["lock_asset"], upload.asset_id)
+            becomes_latest = asset is not None and _is_next(
+                _latest(asset["version_id"], asset["name"], asset["upload_finish"]), upload
+            )
+            row = await connection.fetchrow(SQL["to_published"], upload.version_id, upload.upload_id, becomes_latest)
+            return row or await connection.fetchrow(SQL["published"], upload.version_id)
 
     async def published(self, upload: Upload) -> Version | None:
         """Read it as it is published; None if it is not yet. Raises UploadLost if it is gone."""
@@ -302,10 +326,14 @@ def _judge(standing: Any, project: Project, address: VersionAddress, user: str, 
     return grant
 
 
-def _is_next(asset: Any, upload: Upload) -> bool:
+def _latest(version_id: int | None, name: str, upload_finish: datetime) -> Latest | None:
+    return None if version_id is None else Latest(version_id, name, upload_finish)
+
+
+def _is_next(latest: Latest | None, upload: Upload) -> bool:
     """Whether a version becomes its asset's latest. One that is published late, after a crash, does not overtake."""
     assert upload.upload_finish is not None
-    current = Candidate(asset["name"], asset["upload_finish"]) if asset["name"] is not None else None
+    current = None if latest is None else Candidate(latest.name, latest.upload_finish)
     uploaded = Candidate(upload.address.version, upload.upload_finish)
     if current is not None and current.upload_finish > upload.upload_finish:
         return False
