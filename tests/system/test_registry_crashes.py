@@ -143,6 +143,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.run(self.check())
 
     async def check(self) -> None:
+        await self.recovered()  # whoever is told of a version does not wait for the documents
         registry_folder = self.stack.registry / self.project
         async with RegistryCalls(self.stack.url, self.token, timeout=30) as registry:
             usage = 0

@@ -65,16 +65,19 @@ class Source:
         self.size = 0
 
     def find(self) -> list[Found]:
-        """Find everything; returns what has to be hashed before it is announced. Raises TreeError, OSError."""
+        """Find everything, and hash it if it is small; returns what has still to be hashed before it is announced.
+
+        Raises TreeError, OSError.
+        """
         with Tree(self._folder, **self._options) as tree:
             self.found = tree.walk(self._wanted)
         files = [file for file in self.found if _has_content(file)]
         self.size = sum(file.size for file in files)
+        if self.size <= _KEPT_FILE and len(files) <= _FILES:
+            self._meter.begin("reading", len(files), self.size)
+            self.hash(files)
+            return []
         return [file for file in files if file.size < _LATER]
-
-    def unknown(self) -> list[Found]:
-        """Files that have not been hashed yet."""
-        return [file for file in self.found if _has_content(file) and file.path not in self._hashed]
 
     def hash(self, files: Sequence[Found], with_md5: bool = True) -> None:
         """Hash some of the files. Threads may share them out. Raises TreeError."""
@@ -93,8 +96,12 @@ class Source:
 
     @property
     def is_small(self) -> bool:
-        """Whether everything is so little that it may as well be sent unasked."""
-        return self.size <= _KEPT_FILE and all(hashed.content is not None for hashed in self._hashed.values())
+        """Whether everything is so little that it goes into one message, unasked."""
+        return (
+            self.size <= _KEPT_FILE
+            and len(self.found) <= _FILES
+            and all(hashed.content is not None for hashed in self._hashed.values())
+        )
 
     def manifest(self) -> Iterator[pb.UploadRequest]:
         """Announce everything."""
@@ -103,9 +110,17 @@ class Source:
             yield pb.UploadRequest(manifest=pb.UploadManifest(files=files))
         yield pb.UploadRequest(manifest_end=pb.UploadManifestEnd(files=len(self.found)))
 
-    def everything(self) -> list[tuple[int, int]]:
-        """Numbers of all files that have content, from their first byte on."""
-        return [(number, 0) for number, file in enumerate(self.found) if file.path in self._hashed and file.size]
+    def whole(self, begin: pb.UploadBegin) -> tuple[pb.UploadRequest, int]:
+        """All of it in one message, with the bytes of its content."""
+        contents = [
+            (number, hashed.content)
+            for number, file in enumerate(self.found)
+            if (hashed := self._hashed.get(file.path))
+        ]
+        pieces = [pb.Piece(file=number, content=content) for number, content in contents if content]
+        files = [self._announce(file) for file in self.found]
+        size = sum(len(piece.content) for piece in pieces)
+        return pb.UploadRequest(whole=pb.UploadWhole(begin=begin, files=files, pieces=pieces)), size
 
     def data(self, wanted: Sequence[tuple[int, int]]) -> Generator[Message, None, None]:
         """Read files by their numbers, from offsets on. Raises TreeError."""

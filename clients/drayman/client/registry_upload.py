@@ -14,8 +14,6 @@ from uuid import uuid4
 import grpc.aio
 
 from drayman.client.errors import (
-    AlreadyExistsError,
-    DraymanError,
     InvalidRequestError,
     UnauthenticatedError,
     UnavailableError,
@@ -131,7 +129,8 @@ async def _prepare(source: Source, meter: Meter) -> None:
         files = await asyncio.to_thread(source.find)
     finally:
         source.ended.set()
-    await _hash(source, meter, files)
+    if files:
+        await _hash(source, meter, files)
 
 
 async def _hash(source: Source, meter: Meter, files: Sequence[Found], *, with_md5: bool = True) -> None:
@@ -181,11 +180,6 @@ class _Upload:
             except UnavailableError as error:
                 await self._patience.pause(error)
                 resumed, refused = True, False
-            except AlreadyExistsError:
-                # the last thing that a connection loses is the word that all is done
-                if not resumed or (version := await self._published()) is None:
-                    raise
-                return Uploaded(version, 0, self._sent)
             except InvalidRequestError as error:
                 # what a crashed machine has kept of a file need not be what it was sent
                 if error.reason != "CONTENT_MISMATCH" or not resumed or anew:
@@ -210,21 +204,21 @@ class _Upload:
 
     async def _send(self, call: Any, *, at_once: bool) -> pb.UploadDone | None:
         """Send everything; returns the answer if it came before that."""
+        if at_once:
+            await self._send_whole(call)
+            return None
         source, meter = self._source, self._meter
         await call.write(pb.UploadRequest(begin=self._begin))
         for message in source.manifest():
             await call.write(message)
-        if at_once:
-            wanted = source.everything()
-        else:
+        found = await self._wanted(call)
+        if isinstance(found, list) and any(file.digests for file in found):
+            await self._tell_digests(call, found)
             found = await self._wanted(call)
-            if isinstance(found, list) and any(file.digests for file in found):
-                await self._tell_digests(call, found)
-                found = await self._wanted(call)
-            if isinstance(found, pb.UploadDone):
-                return found
-            wanted = [(file.file, file.offset) for file in found]
-            self._patience = Patience(self._seconds)
+        if isinstance(found, pb.UploadDone):
+            return found
+        wanted = [(file.file, file.offset) for file in found]
+        self._patience = Patience(self._seconds)
         meter.begin("sending", len(wanted), sum(source.found[number].size - offset for number, offset in wanted))
         meter.tell()
         try:
@@ -256,13 +250,20 @@ class _Upload:
         for message in source.digests(file.file for file in wanted):
             await call.write(message)
 
+    async def _send_whole(self, call: Any) -> None:
+        request, size = self._source.whole(self._begin)
+        self._meter.begin("sending", len(request.whole.pieces), size)
+        self._meter.tell()
+        await call.write(request)
+        self._sent += size
+        self._meter.bytes += size
+        self._meter.files += len(request.whole.pieces)
+        self._meter.tell()
+        self._meter.begin("publishing", 0, 0)
+        await call.done_writing()
+
     async def _send_data(self, call: Any, wanted: Sequence[tuple[int, int]]) -> None:
         messages = self._source.data(wanted)
-        if self._source.is_small:
-            for small in messages:
-                await call.write(small.request)
-                self._count(small)
-            return
         # the next message is made while this one travels
         coming = asyncio.ensure_future(asyncio.to_thread(_next, messages))
         try:
@@ -286,26 +287,6 @@ class _Upload:
         if cast("object", reply) is grpc.aio.EOF:
             raise UnavailableError("the upload ended without an answer", code=grpc.StatusCode.UNAVAILABLE)
         return reply
-
-    async def _published(self) -> Version | None:
-        """The version, if it is what is being uploaded."""
-        begin, source = self._begin, self._source
-        await _hash(source, self._meter, source.unknown(), with_md5=False)
-        try:
-            version = await self._calls.get_version(begin.project, begin.asset, begin.version)
-            there = {
-                entry.path: (entry.size, entry.md5, entry.sha256)
-                async for entry in self._calls.entries(begin.project, begin.asset, begin.version)
-            }
-        except DraymanError:
-            return None
-        if there.keys() != {file.path for file in source.found}:
-            return None
-        mine = {file.path: source.entry(file) for file in source.found}
-        same = all(
-            (size, md5 or there[path][1], sha256) == there[path] for path, (size, md5, sha256) in mine.items() if sha256
-        )
-        return version if same else None
 
 
 def _next(messages: Generator[Message, None, None]) -> Message | None:

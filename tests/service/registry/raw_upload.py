@@ -45,6 +45,17 @@ class RawUpload:
         )
         await self.send(begin=begin)
 
+    async def whole(self, address: str, upload_id: str, files: Mapping[str, bytes], **fields: Any) -> pb.UploadDone:
+        """Send everything at once, and read the answer; `fields` replace what is true of each file."""
+        project, asset, version = address.split("/")
+        whole = pb.UploadWhole(
+            begin=pb.UploadBegin(project=project, asset=asset, version=version, upload_id=upload_id),
+            files=[announce(path, content, **fields) for path, content in files.items()],
+            pieces=[pb.Piece(file=number, content=content) for number, content in enumerate(files.values()) if content],
+        )
+        await self.send(whole=whole)
+        return (await self.read()).done
+
     async def manifest(self, *files: pb.UploadFile, count: int | None = None) -> None:
         """Announce files."""
         await self.send(manifest=pb.UploadManifest(files=files))

@@ -112,6 +112,61 @@ async def test_an_upload_of_somebody_else_cannot_be_resumed(
         assert (await stream.finish()).version.upload_user == "ann"
 
 
+async def test_an_upload_that_was_not_heard_of_the_end_is_told_again(
+    registry: House, administrator: RegistryClient, project: str
+) -> None:
+    token, upload_id, address = registry.issuer.token("ann"), str(uuid4()), f"{project}/asset/v1"
+    async with raw_upload(registry.url, token) as stream:
+        first = await stream.whole(address, upload_id, {"a": b"aa", "empty": b""})
+    assert (first.bytes_received, first.version.entries) == (2, 2)
+    async with raw_upload(registry.url, token) as stream:
+        assert (await stream.whole(address, upload_id, {"a": b"aa", "empty": b""})).version == first.version
+    async with raw_upload(registry.url, token) as stream:
+        await stream.begin(address, upload_id)
+        await stream.manifest(announce("a", b"aa"), announce("empty", b""))
+        assert await stream.wanted() == []
+        assert (await stream.read()).done.version == first.version
+    # the same files are not the same upload, nor is the same id for another name or user
+    async with raw_upload(registry.url, token) as stream:
+        with pytest.raises(AlreadyExistsError):
+            await stream.whole(address, str(uuid4()), {"a": b"aa", "empty": b""})
+    async with raw_upload(registry.url, token) as stream:
+        with pytest.raises(InvalidRequestError):
+            await stream.whole(f"{project}/asset/v2", upload_id, {"a": b"aa"})
+    async with raw_upload(registry.url, registry.issuer.token("root", admin=True)) as stream:
+        with pytest.raises(InvalidRequestError):
+            await stream.whole(address, upload_id, {"a": b"aa"})
+    await administrator.delete_version(project, "asset", "v1")
+    async with raw_upload(registry.url, token) as stream:
+        assert (await stream.whole(address, upload_id, {"a": b"bb"})).bytes_received == 2
+    trees.check_version(registry.root / address, {"a": b"bb"})
+
+
+async def test_a_small_upload_that_is_refused_leaves_nothing(registry: House, project: str) -> None:
+    token = registry.issuer.token("ann")
+    for fields in ({"md5": "0" * 32}, {"sha256": "0" * 64}, {"size": 3}, {"size": 1}):
+        async with raw_upload(registry.url, token) as stream:
+            with pytest.raises(InvalidRequestError):
+                await stream.whole(f"{project}/asset/v1", str(uuid4()), {"a": b"aa"}, **fields)
+    await until(lambda: trees.leftovers(registry.root) == [])
+    async with raw_upload(registry.url, token) as stream:
+        await stream.whole(f"{project}/asset/v1", str(uuid4()), {"a": b"aa"})
+    trees.check_version(registry.root / project / "asset/v1", {"a": b"aa"})
+
+
+async def test_the_word_that_a_connection_loses_last_is_not_missed(
+    registry: House, project: str, tmp_path: Path
+) -> None:
+    folder, upload_id = trees.write(tmp_path / "source", {"a": b"aa"}), str(uuid4())
+    async with registry.client("ann") as client:
+        first = await client.upload(project, "asset", "v1", folder, upload_id=upload_id)
+        again = await client.upload(project, "asset", "v1", folder, upload_id=upload_id)
+        assert again.version == first.version
+        # an identical version is somebody else's
+        with pytest.raises(AlreadyExistsError):
+            await client.upload(project, "asset", "v1", folder, upload_id=str(uuid4()))
+
+
 async def test_a_name_is_free_when_its_uploader_is_gone(registry: House, project: str) -> None:
     token = registry.issuer.token("ann")
     async with raw_upload(registry.url, token) as stream:

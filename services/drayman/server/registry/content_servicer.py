@@ -28,9 +28,11 @@ class ContentServicer:
 
     async def Upload(self, requests: AsyncIterator[pb.UploadRequest], call: Call) -> None:
         """Upload a version."""
-        begin = (await next_part(requests, "begin")).begin
+        first = await next_part(requests, "begin", "whole")
+        begin = first.whole.begin if first.HasField("whole") else first.begin
         actor = self._spoofing.actor(call.caller, begin.spoof)
-        await UploadSession(self._uploads, actor, begin, requests, call).run()
+        session = UploadSession(self._uploads, actor, begin, requests, call)
+        await session.run(first.whole if first.HasField("whole") else None)
 
     async def UploadStaged(self, request: pb.UploadStagedRequest, call: Call) -> pb.UploadStagedResponse:
         """Upload a directory of the staging folder."""

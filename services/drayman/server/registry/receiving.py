@@ -7,7 +7,7 @@ hashed and written by the message, big ones by the piece, in order; different fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -86,11 +86,11 @@ class Receiver:
             del self._next[number]
         return sorted(self._next.items())
 
-    async def take(self, data: pb.UploadData) -> None:
+    async def take(self, pieces: Iterable[pb.Piece]) -> None:
         """Take some pieces. Returns when there is room for more. Raises Refusal."""
         whole: list[tuple[int, bytes]] = []
         parts: list[tuple[int, int, bytes]] = []
-        for piece in data.pieces:
+        for piece in pieces:
             number, offset, content = piece.file, piece.offset, piece.content
             wanted = self._wanted(number, offset, len(content))
             self.received += len(content)

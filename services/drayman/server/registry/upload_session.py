@@ -17,10 +17,9 @@ from drayman.server.platform.lifecycle import Part
 from drayman.server.registry import messages, upload_manifest
 from drayman.server.registry.addresses import VersionAddress
 from drayman.server.registry.content import Content
-from drayman.server.registry.entries import Entry
 from drayman.server.registry.publication import Publisher
 from drayman.server.registry.receiving import Receiver
-from drayman.server.registry.records import PUBLISHING, Upload
+from drayman.server.registry.records import UPLOADING, Upload
 from drayman.server.registry.spoofing import Actor
 from drayman.server.registry.store import Store
 from drayman.server.registry.upload_holding import Holding, holding
@@ -102,8 +101,8 @@ class UploadSession:
         self._requests = requests
         self._call = call
 
-    async def run(self) -> None:
-        """Serve the stream to its end. Raises Refusal."""
+    async def run(self, whole: pb.UploadWhole | None = None) -> None:
+        """Serve the stream to its end; `whole` is all of it, if it came at once. Raises Refusal."""
         begin, uploads = self._begin, self._uploads
         upload_id = _uuid(begin.upload_id)
         address = VersionAddress(begin.project, begin.asset, begin.version)
@@ -117,12 +116,26 @@ class UploadSession:
             )
             incoming = uploads.content.incoming(str(upload_id))
             async with holding(upload, incoming, uploads.publisher, uploads.versions, resumable=True) as held:
-                if upload.state == PUBLISHING:
+                if upload.state != UPLOADING:
                     done = pb.UploadDone(version=messages.version(await held.finish()))
-                    await self._say_wanted([])
+                    if whole is None:
+                        await self._say_wanted([])
+                elif whole is not None:
+                    done = await self._take(upload, held, whole)
                 else:
                     done = await self._receive(upload, held)
                 await self._call.send(pb.UploadResponse(done=done))
+
+    async def _take(self, upload: Upload, held: Holding, whole: pb.UploadWhole) -> pb.UploadDone:
+        files = await self._read(whole.files, 0)
+        await self._check(files, len(files))
+        if (number := next((number for number, file in enumerate(files) if file.digests_follow), None)) is not None:
+            raise invalid("whole.files.digests_follow", f"file {number}: nothing follows here", path=files[number].path)
+        plan = await self._uploads.planner.plan(upload.address, files)
+        receiver = self._receiver(files, held)
+        await receiver.expect(plan.stored, resumed=upload.resumed)
+        await receiver.take(whole.pieces)
+        return await self._publish(plan, files, held, receiver)
 
     async def _receive(self, upload: Upload, held: Holding) -> pb.UploadDone:
         files = await self._manifest()
@@ -130,15 +143,14 @@ class UploadSession:
         plan = await self._uploads.planner.plan(upload.address, files)
         if plan.usage > _SMALL:
             await self._uploads.versions.announce(upload, plan.usage)
-        receiver = Receiver(files, held.incoming, held.group, self._uploads.memory, self._uploads.hashing)
+        receiver = self._receiver(files, held)
         await self._say_wanted(await receiver.expect(plan.stored, resumed=upload.resumed))
         while not (request := await self._next("data", "digests", "finish")).HasField("finish"):
             if request.HasField("data"):
-                await receiver.take(request.data)
+                await receiver.take(request.data.pieces)
             else:
                 await receiver.tell(upload_manifest.with_digests(files, request.digests.files))
-        await receiver.complete()
-        return await self._publish(plan.completed(receiver.found, files), plan, held, receiver)
+        return await self._publish(plan, files, held, receiver)
 
     async def _ask(self, upload: Upload, files: list[Announced]) -> None:
         """Ask for the digests of files that the registry may have, of all if some may have come before; nothing else is told meanwhile."""
@@ -157,8 +169,14 @@ class UploadSession:
                     raise invalid("digests.files.md5", f"file {number}: its MD5 is wanted", path=file.path)
                 files[number] = file
 
-    async def _publish(self, made: list[Entry], plan: Plan, held: Holding, receiver: Receiver) -> pb.UploadDone:
-        version = await held.publish(made)
+    def _receiver(self, files: list[Announced], held: Holding) -> Receiver:
+        return Receiver(files, held.incoming, held.group, self._uploads.memory, self._uploads.hashing)
+
+    async def _publish(
+        self, plan: Plan, files: Sequence[Announced], held: Holding, receiver: Receiver
+    ) -> pb.UploadDone:
+        await receiver.complete()
+        version = await held.publish(plan.completed(receiver.found, files))
         return pb.UploadDone(
             version=messages.version(version), deduplicated=plan.deduplicated, bytes_received=receiver.received
         )
@@ -166,17 +184,20 @@ class UploadSession:
     async def _manifest(self) -> list[Announced]:
         files: list[Announced] = []
         while (request := await self._next("manifest", "manifest_end")).HasField("manifest"):
-            more = request.manifest.files
-            if len(more) <= _AT_ONCE:
-                files += upload_manifest.read(more, len(files))
-            else:
-                files += await asyncio.to_thread(upload_manifest.read, more, len(files))
-        announced = request.manifest_end.files
+            files += await self._read(request.manifest.files, len(files))
+        await self._check(files, request.manifest_end.files)
+        return files
+
+    async def _read(self, files: Sequence[pb.UploadFile], first: int) -> list[Announced]:
+        if len(files) <= _AT_ONCE:
+            return upload_manifest.read(files, first)
+        return await asyncio.to_thread(upload_manifest.read, files, first)
+
+    async def _check(self, files: list[Announced], announced: int) -> None:
         if len(files) <= _AT_ONCE:
             upload_manifest.check(files, announced)
         else:
             await asyncio.to_thread(upload_manifest.check, files, announced)
-        return files
 
     async def _say_wanted(self, wanted: Sequence[tuple[int, int]]) -> None:
         await self._say([pb.WantedFile(file=number, offset=offset) for number, offset in wanted])
