@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -16,11 +17,11 @@ import pytest_asyncio
 
 from drayman.server.platform.errors import Refusal
 from drayman.server.registry.addresses import VersionAddress
-from drayman.server.registry.content import StorageFull
+from drayman.server.registry.content import ContentDamaged, StorageFull
 from drayman.server.registry.entries import Entry
 from drayman.server.registry.permissions import Permissions
 from drayman.server.registry.quota import Quota
-from drayman.server.registry.records import PUBLISHING, Project, Version
+from drayman.server.registry.records import PUBLISHING, UPLOADING, Project, Version
 from drayman.server.registry.rerouting import Doomed
 from drayman.server.registry.version_store import UploadLost
 from registry_rig import FILES, Crash, Points, Rig, anybody, do, file, link, rig
@@ -184,6 +185,105 @@ async def test_two_who_finish_the_same_publication(registry: Rig) -> None:
     assert (await waiting).address == done.address
     assert await registry.pool.fetchval("SELECT count(*) FROM registry.change") == 1
     await registry.check()
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _to_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+#: What a loss of power can leave of a file whose bytes, and whose name, had not come to the disk; and worse.
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "other bytes": _flip,
+    "empty": lambda path: path.write_bytes(b""),
+    "short": lambda path: os.truncate(path, 3),
+    "gone": lambda path: path.unlink(),
+    "its folder gone": lambda path: shutil.rmtree(path.parent),
+    "a folder": _to_folder,
+    "a link": _to_link,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("found_by", ["recovery", "its client"])
+async def test_what_a_loss_of_power_has_damaged_is_not_published(registry: Rig, damage: str, found_by: str) -> None:
+    await registry.project("p")
+    await registry.upload("p/a/v0", FILES)
+    publisher, versions = registry.registry.publisher, registry.registry.versions
+    address, upload_id = VersionAddress("p", "a", "v"), uuid4()
+    upload = await publisher.begin(address, upload_id, "owner", admin=False, on_probation=False)
+    incoming = registry.registry.content.incoming(str(upload_id))
+    await incoming.prepare()
+    await incoming.put(list(FILES.items()))
+    entries = [*(file(*each) for each in FILES.items()), link("l", b"first", "p/a/v0/a"), Entry("e", 0, None)]
+    await versions.to_publishing(upload, entries)
+    # the machine ends here
+    DAMAGES[damage](registry.root / f"..incoming/{upload_id}/files/b/c")
+
+    if found_by == "recovery":
+        await registry.recover()
+    else:
+        await versions.abandon_all()
+        with pytest.raises(ContentDamaged, match="b/c"):
+            await publisher.finish(await publisher.begin(address, upload_id, "owner", admin=False, on_probation=False))
+        await versions.abandon_all()
+    assert await registry.check() == {"p/a": ["v0"]}
+
+    # all that was damaged is wanted again; all that is not wanted was looked at
+    resumed = await publisher.begin(address, upload_id, "owner", admin=False, on_probation=False)
+    assert (resumed.state, resumed.resumed) == (UPLOADING, True)
+    there = await incoming.state([(0, "a", len(FILES["a"])), (1, "b/c", len(FILES["b/c"]))])
+    assert there.keys() == ({0, 1} if damage == "other bytes" else {0})
+    await incoming.put([("b/c", FILES["b/c"])])
+    await publisher.publish(resumed, entries)
+    assert await registry.check() == {"p/a": ["v", "v0"]}
+
+
+async def test_who_waits_for_a_publication_that_is_taken_back_is_told(registry: Rig) -> None:
+    await registry.project("p")
+    publisher, address, upload_id = registry.registry.publisher, VersionAddress("p", "a", "v"), uuid4()
+    upload = await publisher.begin(address, upload_id, "owner", admin=False, on_probation=False)
+    incoming = registry.registry.content.incoming(str(upload_id))
+    await incoming.prepare()
+    await incoming.put(list(FILES.items()))
+    await registry.registry.versions.to_publishing(upload, [file(*each) for each in FILES.items()])
+    _flip(registry.root / f"..incoming/{upload_id}/files/a")
+    # two come back; one of them finds the damage
+    ends = [await publisher.begin(address, upload_id, "owner", admin=False, on_probation=False) for _ in range(2)]
+    await registry.registry.versions.abandon_all()
+    async with asyncio.timeout(30):
+        found = await asyncio.gather(*(publisher.finish(end) for end in ends), return_exceptions=True)
+    assert {type(end) for end in found} <= {ContentDamaged, UploadLost}
+    assert await registry.check() == {}
+
+
+async def test_what_is_damaged_and_not_resumed_is_swept(registry: Rig) -> None:
+    await registry.project("p")
+    publisher, upload_id = registry.registry.publisher, uuid4()
+    upload = await publisher.begin(VersionAddress("p", "a", "v"), upload_id, "owner", admin=False, on_probation=False)
+    incoming = registry.registry.content.incoming(str(upload_id))
+    await incoming.prepare()
+    await incoming.put(list(FILES.items()))
+    await registry.registry.versions.to_publishing(upload, [file(*each) for each in FILES.items()])
+    _flip(registry.root / f"..incoming/{upload_id}/files/a")
+    await registry.recover()
+    assert await registry.registry.content.incoming_ids() == [str(upload_id)]
+    await registry.pool.execute("UPDATE registry.version SET resumable_until = now() - interval '1 minute'")
+    await registry.recover()
+    assert await registry.registry.content.incoming_ids() == []
+    assert await registry.check() == {}
+    await registry.upload("p/a/v", FILES)
 
 
 async def test_a_folder_that_nobody_knows_is_left_alone(registry: Rig) -> None:

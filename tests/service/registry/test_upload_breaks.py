@@ -14,7 +14,10 @@ import pytest
 from drayman.client import AlreadyExistsError, DraymanError, InvalidRequestError, NotFoundError, UnavailableError
 from drayman.client.registry import RegistryClient
 from drayman.client.registry_progress import Progress
+from drayman.server.registry.addresses import VersionAddress
+from drayman.server.registry.quota import Quota
 from drayman.testing import LocalStack
+from registry_rig import file, rig
 from service.registry import trees
 from service.registry.cuttable import cuttable
 from service.registry.house import House, house
@@ -152,6 +155,30 @@ async def test_a_small_upload_that_is_refused_leaves_nothing(registry: House, pr
     async with raw_upload(registry.url, token) as stream:
         await stream.whole(f"{project}/asset/v1", str(uuid4()), {"a": b"aa"})
     trees.check_version(registry.root / project / "asset/v1", {"a": b"aa"})
+
+
+@pytest.mark.parametrize("damaged", ["a", "big"])
+async def test_what_a_loss_of_power_has_damaged_is_sent_again(
+    database_url: str, tmp_path: Path, source: Path, damaged: str
+) -> None:
+    content = {"a": b"aa", "big": (source / "big").read_bytes(), "other": (source / "other").read_bytes()}
+    folder, upload_id = trees.write(tmp_path / "source", content), uuid4()
+    async with rig(database_url, tmp_path / "registry") as died:
+        await died.project("p", "ann", quota=Quota(1 << 30, 0, 2000))
+        upload = await died.registry.publisher.begin(
+            VersionAddress("p", "a", "v"), upload_id, "ann", admin=False, on_probation=False
+        )
+        incoming = died.registry.content.incoming(upload_id)
+        await incoming.prepare()
+        await incoming.put(list(content.items()))
+        await died.registry.versions.to_publishing(upload, [file(*each) for each in content.items()])
+    with (tmp_path / f"registry/..incoming/{upload_id}/files/{damaged}").open("r+b") as damage:
+        damage.write(b"\0")
+    async with house(database_url, tmp_path) as running, running.client("ann") as client:
+        done = await client.upload("p", "a", "v", folder, upload_id=str(upload_id))
+        assert done.bytes_sent == len(content[damaged])
+        trees.check_version(running.root / "p/a/v", content)
+        assert trees.leftovers(running.root) == []
 
 
 async def test_the_word_that_a_connection_loses_last_is_not_missed(

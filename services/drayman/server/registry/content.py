@@ -32,6 +32,10 @@ class ContentLost(ContentError):
     """A file is not there, not whole, or no file."""
 
 
+class ContentDamaged(ContentLost):
+    """What had arrived of an upload is not there any more as it was; the rest is."""
+
+
 class FolderTaken(ContentError):
     """Something that is not this upload's stands where its folder was to be put."""
 
@@ -124,6 +128,13 @@ class Incoming(Protocol):
 
     async def file_hashes(self, path: str) -> Hashes:
         """Hash a complete file."""
+
+    async def verify(self, files: Sequence[tuple[str, int, bytes, bytes | None]]) -> None:
+        """Hash complete files (path, size, MD5, SHA-256 if it is known) once more. Raises ContentDamaged if one is not that.
+
+        For who goes on where somebody else has ended: if the machine lost its power, what that one saw may never have come to the disk.
+        An object store has what it said that it has: there nothing is read.
+        """
 
     async def adopt(
         self,

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from drayman.server.registry.content import (
     Adopted,
+    ContentDamaged,
     ContentLost,
     FolderTaken,
     Hashes,
@@ -117,6 +118,17 @@ class LocalIncoming(Incoming):
     async def file_hashes(self, path: str) -> Hashes:
         """See Incoming."""
         return await self._hashes(self._at(path), None)
+
+    async def verify(self, files: Sequence[tuple[str, int, bytes, bytes | None]]) -> None:
+        """See Incoming."""
+
+        def job(stop: Stop) -> None:
+            with speaking(), Tree(self._root) as tree:
+                self._check(tree)
+                for path, size, md5, sha256 in files:
+                    self._verify(tree, path, (size, md5, sha256), stop)
+
+        await self._threads.run_long(job)
 
     async def adopt(
         self,
@@ -244,6 +256,19 @@ class LocalIncoming(Incoming):
                 tree.drop(found.path)
         return arrived
 
+    def _verify(self, tree: Tree, path: str, expected: tuple[int, bytes, bytes | None], stop: Stop) -> None:
+        try:
+            with speaking():
+                hashes = _hash_file(tree, self._at(path), stop)
+        except ContentLost as error:
+            raise ContentDamaged(f"{path!r} is gone: {error}") from error
+        size, md5, sha256 = expected
+        if (hashes.size, hashes.md5.digest()) != (size, md5) or sha256 not in {None, hashes.sha256.digest()}:
+            raise ContentDamaged(
+                f"{path!r} is not what has arrived: {size} bytes, MD5 {md5.hex()}; "
+                f"there are {hashes.size} bytes, MD5 {hashes.md5.hexdigest()}, SHA-256 {hashes.sha256.hexdigest()}"
+            )
+
     def _adopt(
         self, tree: Tree, place: str, file: int, consume: bool, known: os.stat_result | None, stop: Stop
     ) -> Adopted | None:
@@ -317,11 +342,7 @@ class LocalIncoming(Incoming):
     async def _hashes(self, path: str, length: int | None) -> Hashes:
         def job(stop: Stop) -> Hashes:
             with speaking(), Tree(self._root) as tree:
-                descriptor = tree.open_file(path)
-                try:
-                    return hash_of(descriptor, stop, length)
-                finally:
-                    os.close(descriptor)
+                return _hash_file(tree, path, stop, length)
 
         return await self._threads.run_long(job)
 
@@ -336,6 +357,14 @@ class LocalIncoming(Incoming):
 def _check_folder(folder: str) -> None:
     if not parts_of(folder):
         raise ValueError("a version has a folder")
+
+
+def _hash_file(tree: Tree, path: str, stop: Stop, length: int | None = None) -> Hashes:
+    descriptor = tree.open_file(path)
+    try:
+        return hash_of(descriptor, stop, length)
+    finally:
+        os.close(descriptor)
 
 
 def _same(found: os.stat_result, known: os.stat_result) -> bool:

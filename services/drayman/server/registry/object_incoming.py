@@ -190,6 +190,9 @@ class ObjectIncoming(Incoming):
         await self._check()
         await self._objects.delete([self._file(path) for path, _ in links])
 
+    async def verify(self, files: Sequence[tuple[str, int, bytes, bytes | None]]) -> None:
+        """See Incoming."""
+
     async def seal(self, folder: str, documents: Sequence[tuple[str, bytes]]) -> None:
         """See Incoming."""
         del folder

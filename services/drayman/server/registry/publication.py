@@ -21,7 +21,7 @@ from drayman.server.platform.database import is_away
 from drayman.server.platform.errors import Refusal, invalid
 from drayman.server.registry import documents, names
 from drayman.server.registry.addresses import VersionAddress
-from drayman.server.registry.content import Content, ContentLost, FolderTaken, Incoming, StorageFull
+from drayman.server.registry.content import Content, ContentDamaged, ContentLost, FolderTaken, Incoming, StorageFull
 from drayman.server.registry.documenting import Documenter
 from drayman.server.registry.documents import Summary
 from drayman.server.registry.entries import Entry
@@ -116,7 +116,8 @@ class Publisher:
     async def finish(self, upload: Upload) -> Version:
         """Publish what is PUBLISHING already: only the last steps are left. If another process is at it, wait for that.
 
-        Raises as `publish`; UploadLost also if that process found that it cannot be published.
+        Raises as `publish`; UploadLost also if that process found that it cannot be published; ContentDamaged if what arrived is not on
+        the disk as it was: then it is an upload again, which can be resumed.
         """
         while True:
             version = await self._versions.published(upload)
@@ -140,9 +141,16 @@ class Publisher:
         await self._versions.release(upload)
 
     async def recover(self, upload: Upload) -> Version | None:
-        """Finish a publication that was found, and claimed, after a crash; None if it turns out that there is nothing to publish."""
+        """Finish a publication that was found, and claimed, after a crash.
+
+        None if it turns out that there is nothing to publish, or not what arrived: then it is an upload again, which can be resumed.
+        """
         try:
             return await self._run(upload, None)
+        except ContentDamaged as damage:
+            log.warning("publication taken back", version=upload.address.folder, damage=str(damage))
+            await self.release(upload)
+            return None
         except (FolderTaken, ContentLost):
             # nobody was told that it is there
             log.exception("publication given up", version=upload.address.folder)
@@ -173,7 +181,10 @@ class Publisher:
             if completing is not None:
                 incoming = await completing
             elif not await incoming.published(folder):  # as far as one knows who goes on after a crash
-                incoming = await self._complete(upload, await self._store.entries(upload.version_id))
+                entries = await self._store.entries(upload.version_id)
+                # what they say was seen before it was on the disk
+                await incoming.verify(_stored(entries))
+                incoming = await self._complete(upload, entries)
             await incoming.publish(folder)
         except (StorageFull, FolderTaken, ContentLost):
             if not await incoming.published(folder):
@@ -229,6 +240,15 @@ async def _over(task: asyncio.Task[Incoming] | None) -> None:
     if task is not None:
         await asyncio.wait([task])
         task.cancelled() or task.exception()
+
+
+def _stored(entries: Sequence[Entry]) -> list[tuple[str, int, bytes, bytes | None]]:
+    """Files of a version that have a content of their own: path, size, MD5, SHA-256."""
+    return [
+        (entry.path, entry.size, entry.md5, entry.sha256)
+        for entry in entries
+        if entry.md5 is not None and not entry.is_link
+    ]
 
 
 def _of_version(

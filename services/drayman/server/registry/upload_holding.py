@@ -13,7 +13,7 @@ import structlog
 
 from drayman.server.platform.database import is_away
 from drayman.server.platform.errors import Refusal
-from drayman.server.registry.content import ContentLost, FolderTaken, Incoming, StorageFull
+from drayman.server.registry.content import ContentDamaged, ContentLost, FolderTaken, Incoming, StorageFull
 from drayman.server.registry.entries import Entry
 from drayman.server.registry.publication import Publisher
 from drayman.server.registry.records import Upload, Version
@@ -133,7 +133,7 @@ def _is_interruption(cause: BaseException) -> bool:
     """Whether the same upload, once more, could succeed."""
     if isinstance(cause, Refusal):
         return cause.code is grpc.StatusCode.UNAVAILABLE
-    return isinstance(cause, asyncio.CancelledError) or is_away(cause)
+    return isinstance(cause, asyncio.CancelledError | ContentDamaged) or is_away(cause)
 
 
 def _is_forbidden(cause: BaseException) -> bool:

@@ -71,9 +71,9 @@ FROM set_config('synchronous_commit', 'off', true)
 WHERE version_id = $1 AND upload_id = $2 AND state = 'publishing' AND (busy_until = $3 OR busy_until < clock_timestamp())
 RETURNING busy_until;
 
--- name: is_there
+-- name: is_decided
 -- by version_pkey
-SELECT true FROM registry.version WHERE version_id = $1 AND (upload_id = $2 OR state = 'published');
+SELECT true FROM registry.version WHERE version_id = $1 AND (upload_id = $2 AND state = 'publishing' OR state = 'published');
 
 -- name: renew
 -- by version_pkey; no row: it is held by somebody else, or gone

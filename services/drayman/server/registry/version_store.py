@@ -250,9 +250,9 @@ class VersionStore:
             return row or await connection.fetchrow(SQL["published"], upload.version_id)
 
     async def published(self, upload: Upload) -> Version | None:
-        """Read it as it is published; None if it is not yet. Raises UploadLost if it is gone."""
+        """Read it as it is published; None if it is not yet. Raises UploadLost if it is gone, or an upload again."""
         row = await self._fetch("published", upload.version_id)
-        if row is None and not await self._pool.fetchval(SQL["is_there"], upload.version_id, upload.upload_id):
+        if row is None and not await self._pool.fetchval(SQL["is_decided"], upload.version_id, upload.upload_id):
             raise UploadLost
         return rows.version_of(row) if row else None
 
