@@ -65,6 +65,7 @@ class UploadCalls(RegistryCalls):
         follow_outside: bool = False,
         spoof: str = "",
         upload_id: str = "",
+        with_documents: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Uploaded:
         """Upload what a folder holds. Only what the asset's latest version does not have travels.
@@ -73,7 +74,8 @@ class UploadCalls(RegistryCalls):
         links, and so do links to files of the registry, where `registry` is its folder as it is mounted here; a link to a directory within
         the folder becomes a directory of links. With `follow_outside` links to files elsewhere are uploaded as the files, otherwise they
         are refused. A connection that breaks is made again, and goes on where it was; with an `upload_id` (a UUID) that also works for who
-        calls again after a crash.
+        calls again after a crash. `with_documents` waits for the documents of the project and the asset (`..latest`, `..usage`), for who
+        reads the registry as it is mounted here; otherwise they follow in a moment.
 
         Raises FileNotFoundError and NotADirectoryError for what is no folder, TreeError (a ValueError) for what cannot be uploaded: FIFOs,
         sockets, devices, links that lead nowhere or in a circle, files that change while they are read.
@@ -94,6 +96,7 @@ class UploadCalls(RegistryCalls):
             on_probation=on_probation,
             upload_id=upload_id or str(uuid4()),
             spoof=spoof,
+            with_documents=with_documents,
         )
         return await _Upload(self, self._contents, source, begin, meter, self._patience).run(bool(upload_id))
 

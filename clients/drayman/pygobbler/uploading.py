@@ -122,6 +122,7 @@ class _Upload:
             ignore_dot=self.ignore_dot,
             registry=registry,
             spoof=self.spoof,
+            with_documents=True,
         )
 
     async def copied(self, client: RegistryClient, folder: str, staging: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 from pathlib import Path
 from uuid import uuid4
@@ -463,3 +464,29 @@ async def test_a_large_manifest_keeps_nobody_waiting(owner: RegistryClient, regi
         version = (await stream.finish()).version
     assert version.entries == count
     assert late < 1.0
+
+
+async def test_a_small_upload_says_all_digests_at_once(registry: House, project: str) -> None:
+    async with raw_upload(registry.url, registry.issuer.token("ann")) as stream:
+        with pytest.raises(InvalidRequestError, match="nothing follows"):
+            await stream.whole(
+                f"{project}/asset/v1", str(uuid4()), {"a": b"aa"}, md5="", sha256="", digests_follow=True
+            )
+    # the registry finds out MD5 by itself, of small uploads as of big ones
+    async with raw_upload(registry.url, registry.issuer.token("ann")) as stream:
+        await stream.whole(f"{project}/asset/v1", str(uuid4()), {"a": b"aa"}, md5="")
+    trees.check_version(registry.root / project / "asset/v1", {"a": b"aa"})
+
+
+async def test_who_reads_the_documents_can_wait_for_them(
+    registry: House, owner: RegistryClient, project: str, tmp_path: Path
+) -> None:
+    total = 0
+    # one after the other: documents that nobody waits for are written for several of them
+    for number in range(8):
+        content = os.urandom(200_000 if number % 2 else 10)
+        total += len(content)
+        folder = trees.write(tmp_path / str(number), {"a": content})
+        await owner.upload(project, "asset", f"v{number}", folder, with_documents=True)
+        assert json.loads((registry.root / project / "asset/..latest").read_bytes()) == {"version": f"v{number}"}
+        assert json.loads((registry.root / project / "..usage").read_bytes()) == {"total": total}

@@ -129,6 +129,10 @@ class Publisher:
                 return await self._run(upload, None)
             await asyncio.sleep(_GLANCE)
 
+    async def document(self, version: Version) -> None:
+        """Wait for the documents of its project and its asset, which follow in any case. What fails is left to the sweeper."""
+        await self._documenter.attempt(version.project_id)
+
     async def give_up(self, upload: Upload) -> None:
         """Forget an upload: its rows and its folder; the name is free. What is not held any more, or is PUBLISHING, stays."""
         if upload.state == PUBLISHING:

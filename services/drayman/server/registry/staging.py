@@ -80,6 +80,8 @@ class Staging:
             await incoming.prepare()
             await self._store(source, plan.stored, incoming, consume=request.consume)
             version = await held.publish(plan.entries)
+            # who shares a folder with the service may look at its documents next
+            await uploads.publisher.document(version)
         if request.consume:
             await asyncio.to_thread(_remove, folder)
         return version, plan.deduplicated

@@ -19,7 +19,7 @@ from drayman.server.registry.addresses import VersionAddress
 from drayman.server.registry.content import Content
 from drayman.server.registry.publication import Publisher
 from drayman.server.registry.receiving import Receiver
-from drayman.server.registry.records import UPLOADING, Upload
+from drayman.server.registry.records import UPLOADING, Upload, Version
 from drayman.server.registry.spoofing import Actor
 from drayman.server.registry.store import Store
 from drayman.server.registry.upload_holding import Holding, holding
@@ -117,7 +117,7 @@ class UploadSession:
             incoming = uploads.content.incoming(str(upload_id))
             async with holding(upload, incoming, uploads.publisher, uploads.versions, resumable=True) as held:
                 if upload.state != UPLOADING:
-                    done = pb.UploadDone(version=messages.version(await held.finish()))
+                    done = pb.UploadDone(version=messages.version(await self._documented(await held.finish())))
                     if whole is None:
                         await self._say_wanted([])
                 elif whole is not None:
@@ -176,10 +176,15 @@ class UploadSession:
         self, plan: Plan, files: Sequence[Announced], held: Holding, receiver: Receiver
     ) -> pb.UploadDone:
         await receiver.complete()
-        version = await held.publish(plan.completed(receiver.found, files))
+        version = await self._documented(await held.publish(plan.completed(receiver.found, files)))
         return pb.UploadDone(
             version=messages.version(version), deduplicated=plan.deduplicated, bytes_received=receiver.received
         )
+
+    async def _documented(self, version: Version) -> Version:
+        if self._begin.with_documents:
+            await self._uploads.publisher.document(version)
+        return version
 
     async def _manifest(self) -> list[Announced]:
         files: list[Announced] = []
