@@ -64,7 +64,11 @@ async def secured(dsn: str, folder: Path, *services: str, **environment: str) ->
     }
     async with open_site(dsn, folder, *services, roots=grid.root_pem, environment=settings) as site:
         options = await site.auth.GetLoginOptions(pb.GetLoginOptionsRequest(), timeout=PATIENCE)
-        place = {"DATABASE_URL": dsn, "SECRETS_KEY_FILE": str(folder / "secrets-keys")}
+        place = {
+            "DATABASE_URL": dsn,
+            "SECRETS_KEY_FILE": str(folder / "secrets-keys"),
+            "REGISTRY": str(folder / "registry"),
+        }
         yield Secured(site, place, grid, certificate, key, options.x509_port)
 
 
