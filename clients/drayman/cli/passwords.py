@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import click
 
+from drayman.cli.interrupts import interruptible
 from drayman.cli.output import Failure
 from drayman.cli.session import Misuse
 
@@ -17,12 +17,8 @@ def read_password(*, from_stdin: bool, new: bool = False) -> str:
         raise Failure("standard input is closed")
     if not from_stdin and not sys.stdin.isatty():
         raise Misuse("no terminal to ask for the password: use --password-stdin")
-    # asyncio would only take note of Ctrl-C, while we wait for the user
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with interruptible():
         password = _first_line() if from_stdin else _ask("New password" if new else "Password", twice=new)
-    finally:
-        signal.signal(signal.SIGINT, handler)
     if not password:
         raise Failure("the password is empty")
     return password

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import signal
 import sys
 from pathlib import Path
 
 import click
 
+from drayman.cli.interrupts import interruptible
 from drayman.cli.listing import print_json_array, print_rows
 from drayman.cli.output import Failure, json_option, print_json, printable
 from drayman.cli.passwords import read_password
@@ -168,12 +168,8 @@ def _read(source: str) -> bytes:
 def _stdin() -> bytes:
     if sys.stdin is None:  # closed by whoever started us
         raise Failure("standard input is closed")
-    # asyncio would only take note of Ctrl-C, while we wait for whoever writes
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with interruptible():
         return sys.stdin.buffer.read(_LARGEST + 1)
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _typed_or_piped() -> str:
