@@ -34,10 +34,16 @@ async def upload(
     probation: bool = False,
     spoof: str = "",
 ) -> Version:
-    """Upload `project/asset/version`: bytes are files, None is an empty directory."""
+    """Upload `project/asset/version`, and wait for the documents: bytes are files, None is an empty directory."""
     project, asset, version = address.split("/")
     begin = pb.UploadBegin(
-        project=project, asset=asset, version=version, on_probation=probation, upload_id=str(uuid4()), spoof=spoof
+        project=project,
+        asset=asset,
+        version=version,
+        on_probation=probation,
+        upload_id=str(uuid4()),
+        spoof=spoof,
+        with_documents=True,
     )
     pieces = [
         pb.Piece(file=number, content=what)
