@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drayman.server.dispatch.allotment import Group, Stock, allot, preference
+from drayman.server.dispatch.allotment import Group, Stock, preference
+from drayman.server.platform.shares import allot
 
 GROUP = st.builds(Group, st.integers(0, 3), st.integers(0, 5))
 STOCKS = st.dictionaries(GROUP, st.builds(Stock, st.integers(0, 6), st.integers(1, 99)), max_size=8)

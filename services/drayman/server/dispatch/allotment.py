@@ -6,7 +6,7 @@ fewest attempts, then nearest, then the one with the earliest handle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,28 +37,3 @@ def preference(groups: Mapping[Group, Stock], rank: Rank) -> list[Group]:
         if key is not None:
             found.append((group.attempts, key, stock.low, group))
     return [entry[3] for entry in sorted(found)]
-
-
-def allot(wants: Iterable[int], preferred: Sequence[Group], left: dict[Group, int]) -> list[list[tuple[Group, int]]]:
-    """Give the wishes of one site, in their order, what the groups have left; `left` is reduced.
-
-    Returns for each wish the groups and numbers it gets; the list ends with the first wish that gets nothing.
-    """
-    allotted: list[list[tuple[Group, int]]] = []
-    position = 0
-    for want in wants:
-        share: list[tuple[Group, int]] = []
-        lacking = want
-        while lacking and position < len(preferred):
-            group = preferred[position]
-            number = min(lacking, left[group])
-            if number:
-                share.append((group, number))
-                left[group] -= number
-                lacking -= number
-            if not left[group]:
-                position += 1
-        if not share:
-            break
-        allotted.append(share)
-    return allotted

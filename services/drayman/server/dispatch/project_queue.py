@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
 
-from drayman.server.dispatch.allotment import Group, Stock, allot, preference
-from drayman.server.dispatch.gathering import Gathering
+from drayman.server.dispatch.allotment import Group, Stock, preference
 from drayman.server.dispatch.lifecycle import ProjectState
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.store import Draw, Row
 from drayman.server.dispatch.wishes import Ended, Given, Listener, Waited, Wish
+from drayman.server.platform.coalescing import Gathering
 from drayman.server.platform.errors import Refusal
+from drayman.server.platform.shares import allot, limited
+from drayman.server.platform.wishes import Wishes
 
 if TYPE_CHECKING:
     from drayman.server.dispatch.reserver import Reserver
@@ -43,8 +44,7 @@ class ProjectQueue:
         self._reserver = reserver
         self._store = reserver.store
         self.project_id = project_id
-        self._wishes: dict[str, OrderedDict[int, Wish]] = {}
-        self._count = 0
+        self._wishes = Wishes[Wish]()
         self._standing: Standing | None = None
         self._stale = True
         self._looking: asyncio.Task[None] | None = None
@@ -75,20 +75,18 @@ class ProjectQueue:
     @property
     def waiting(self) -> int:
         """Number of wishes."""
-        return self._count
+        return len(self._wishes)
 
     def add(self, wish: Wish) -> None:
         """Queue a wish."""
         wish.number = self._reserver.next_number()
-        self._put(wish)
+        self._wishes.put(wish)
         self.kick()
 
     def withdraw(self, wish: Wish, result: Waited | None = None) -> None:
         """Take a wish back: its caller has gone, or (with a result) its time is over."""
         wish.withdrawn = result is None
-        of_site = self._wishes.get(wish.cpu_site)
-        if of_site is not None and of_site.pop(wish.number, None) is not None:
-            self._count -= 1
+        if self._wishes.remove(wish):
             if result is not None:
                 wish.resolve(result)
         elif result is not None:
@@ -118,12 +116,12 @@ class ProjectQueue:
 
     def kick(self) -> None:
         """Serve what can be served. Nothing is lost between "the queue is empty" and "I am not running": no await lies between them."""
-        if self._task is None and (self._count or self._unheard):
+        if self._task is None and (self._wishes or self._unheard):
             self._task = asyncio.create_task(self._run(), name=f"project {self.project_id}")
 
     def drain(self) -> None:
         """Answer everybody who waits: ask again elsewhere."""
-        for wish in list(self._all()):
+        for wish in list(self._wishes):
             self.withdraw(wish, Waited(draining=True))
         for listener in list(self.listeners):
             listener.drain()
@@ -137,7 +135,7 @@ class ProjectQueue:
 
     async def _run(self) -> None:
         try:
-            while self._count or self._unheard:
+            while self._wishes or self._unheard:
                 await self._gathering.gather()
                 if not await self._turn():
                     break
@@ -149,14 +147,14 @@ class ProjectQueue:
     async def _turn(self) -> bool:
         """Serve once; tells whether there may be more to do."""
         standing = await self.standing()
-        if standing.state is ProjectState.ABANDONED and self._count:
+        if standing.state is ProjectState.ABANDONED and self._wishes:
             await self._store.activate(self.project_id, None)
             self._reserver.announce(self.project_id)
             self._stale = True
             return True
         if not standing.hands_out:
             ended = Ended(standing)
-            for wish in self._take_all():
+            for wish in self._wishes.take_all():
                 wish.resolve(ended)
             for listener in list(self.listeners):
                 listener.project_ended(ended)
@@ -176,7 +174,7 @@ class ProjectQueue:
             for listener in list(self.listeners):
                 listener.project_gone(error)
         self._stale = True
-        for wish in self._take_all():
+        for wish in self._wishes.take_all():
             wish.resolve(error)
 
     def _choose(self, standing: Standing, full: frozenset[int]) -> list[tuple[Wish, list[tuple[Group, int]]]]:
@@ -184,17 +182,13 @@ class ProjectQueue:
         left = {group: stock.ready for group, stock in standing.groups.items()}
         chosen: list[tuple[Wish, list[tuple[Group, int]]]] = []
         room = _LARGEST_DRAW if standing.room is None else min(standing.room, _LARGEST_DRAW)
-        heads = sorted((next(iter(of_site)), site) for site, of_site in self._wishes.items() if of_site)
-        for _, site in heads:
-            of_site = self._wishes[site]
-            preferred = preference(standing.groups, self._reserver.storage.rank(site, full))
+        for site in self._wishes.kinds():
+            preferred = preference(standing.groups, self._reserver.storage.rank(str(site), full))
             if not preferred or room <= 0:
                 continue
-            shares = allot(_limited((wish.want for wish in of_site.values()), room), preferred, left)
+            shares = allot(limited((wish.want for wish in self._wishes.of(site)), room), preferred, left)
             for share in shares:
-                _, wish = of_site.popitem(last=False)
-                self._count -= 1
-                chosen.append((wish, share))
+                chosen.append((self._wishes.pop_first(site), share))
                 room -= sum(number for _, number in share)
         return chosen
 
@@ -212,7 +206,7 @@ class ProjectQueue:
             rows = await self._store.draw(self.project_id, draws, limited)
         except BaseException:
             for wish, _ in reversed(chosen):
-                self._put_first(wish)  # `_fail` answers them with the error
+                self._wishes.put_first(wish)  # `_fail` answers them with the error
             raise
         places = [wish for wishes in takers.values() for wish in wishes]
         given: dict[int, list[Row]] = {}
@@ -248,7 +242,7 @@ class ProjectQueue:
             rows = given.get(wish.number)
             if rows is None:
                 if not wish.withdrawn:
-                    self._put_first(wish)
+                    self._wishes.put_first(wish)
             elif wish.withdrawn:
                 self._reserver.give_back(self.project_id, wish, rows)
             else:
@@ -272,7 +266,7 @@ class ProjectQueue:
 
     def _park(self) -> None:
         """Nothing can be given now: who asked for now or never is answered, the others learn that they wait."""
-        for wish in list(self._all()):
+        for wish in list(self._wishes):
             if wish.now_or_never:
                 self.withdraw(wish, Waited(draining=False))
             elif not wish.parked:
@@ -308,33 +302,7 @@ class ProjectQueue:
         if unknown:
             await self._reserver.renew_storage()
 
-    def _all(self) -> Iterator[Wish]:
-        for of_site in self._wishes.values():
-            yield from of_site.values()
-
-    def _take_all(self) -> list[Wish]:
-        wishes = list(self._all())
-        self._wishes.clear()
-        self._count = 0
-        return wishes
-
-    def _put(self, wish: Wish) -> None:
-        self._wishes.setdefault(wish.cpu_site, OrderedDict())[wish.number] = wish
-        self._count += 1
-
-    def _put_first(self, wish: Wish) -> None:
-        self._put(wish)
-        self._wishes[wish.cpu_site].move_to_end(wish.number, last=False)
-
 
 def _place(row: Row) -> int:
     place: int = row["place"]
     return place
-
-
-def _limited(wants: Iterator[int], room: int) -> Iterator[int]:
-    for want in wants:
-        if room <= 0:
-            return
-        yield min(want, room)
-        room -= want

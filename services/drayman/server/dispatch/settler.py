@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import structlog
-
 from drayman.server.dispatch.allotment import Group
-from drayman.server.dispatch.gathering import Gathering
 from drayman.server.dispatch.lifecycle import HandleState, Holding, why_refused
 from drayman.server.dispatch.reserver import Reserver
 from drayman.server.dispatch.store import Row, Said, Store
-from drayman.server.platform.lifecycle import Part
-
-log = structlog.get_logger(__name__)
-
-_LARGEST_BATCH = 1000
+from drayman.server.platform.coalescing import Coalescing
 
 
 class Settled(NamedTuple):
@@ -28,30 +19,14 @@ class Settled(NamedTuple):
     refusal: str | None
 
 
-class _Group(NamedTuple):
-    """Reports that arrived together, and who waits for them."""
-
-    reports: Sequence[Said]
-    settled: asyncio.Future[list[Settled]]
-
-
-class Settler(Part):
-    """Queues reports per project; while one batch is on its way to disk the next one gathers."""
+class Settler(Coalescing[int, Said, Settled]):
+    """Reports queued per project. Each stands for itself."""
 
     def __init__(self, store: Store, reserver: Reserver) -> None:
+        super().__init__("reports", self._settle)
         self._store = store
         self._reserver = reserver
-        self._waiting: dict[int, deque[_Group]] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
         reserver.settle = self.forget_about
-
-    def submit(self, project_id: int, reports: Sequence[Said]) -> asyncio.Future[list[Settled]]:
-        """Queue reports; the future has their results, in their order, when they are on disk. Each stands for itself."""
-        group = _Group(reports, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(project_id, deque()).append(group)
-        if project_id not in self._running:
-            self._running[project_id] = asyncio.create_task(self._run(project_id), name=f"reports {project_id}")
-        return group.settled
 
     async def settle(self, project_id: int, reports: Sequence[Said]) -> list[Settled]:
         """Apply reports; returns when they are on disk."""
@@ -60,37 +35,6 @@ class Settler(Part):
     def forget_about(self, project_id: int, reports: Sequence[Said]) -> None:
         """Apply reports for which nobody waits."""
         self.submit(project_id, reports)
-
-    async def stop(self) -> None:
-        """Let the reports that were taken reach the disk."""
-        while self._running:
-            await asyncio.wait(list(self._running.values()))
-
-    async def _run(self, project_id: int) -> None:
-        gathering = Gathering()
-        while True:
-            await gathering.gather()
-            waiting = self._waiting.get(project_id)
-            if not waiting:  # no await lies between this and being gone: a report that comes now starts a new run
-                self._waiting.pop(project_id, None)
-                del self._running[project_id]
-                return
-            groups = _take(waiting)
-            gathering.begins(len(groups))
-            try:
-                results = await self._settle(project_id, [said for group in groups for said in group.reports])
-            except Exception as error:
-                for group in groups:
-                    if not group.settled.done():
-                        group.settled.set_exception(error)
-                        group.settled.exception()  # callers may have gone
-                continue
-            begin = 0
-            for group in groups:
-                end = begin + len(group.reports)
-                if not group.settled.done():
-                    group.settled.set_result(results[begin:end])
-                begin = end
 
     async def _settle(self, project_id: int, said: list[Said]) -> list[Settled]:
         rows = await self._store.settle(project_id, said)
@@ -129,17 +73,6 @@ class Settler(Part):
             row = rows.get(handle_id)
             reason = why_refused(holding_of(row) if row else None, worker_id, attempt, request_id)
             results[place] = Settled(row, reason)
-
-
-def _take(waiting: deque[_Group]) -> list[_Group]:
-    """Take groups, in their order, up to one statement's worth."""
-    groups: list[_Group] = []
-    size = 0
-    while waiting and (not groups or size + len(waiting[0].reports) <= _LARGEST_BATCH):
-        group = waiting.popleft()
-        groups.append(group)
-        size += len(group.reports)
-    return groups
 
 
 def holding_of(row: Row) -> Holding:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from drayman.server.dispatch.standing import Standing
 from drayman.server.dispatch.store import Row
+from drayman.server.platform import wishes as waiting
 from drayman.server.platform.errors import Refusal
 
 
@@ -33,50 +33,18 @@ class Waited:
     draining: bool
 
 
-class Wish:
-    """Somebody's wait for files."""
+class Wish(waiting.Wish):
+    """Somebody's wait for files, at a CPU site."""
 
-    __slots__ = (
-        "_waiter",
-        "cpu_site",
-        "now_or_never",
-        "number",
-        "parked",
-        "request_id",
-        "result",
-        "want",
-        "withdrawn",
-        "worker_id",
-    )
+    __slots__ = ("cpu_site",)
+
+    result: Given | Ended | Waited | Exception | None
 
     def __init__(
         self, worker_id: str, cpu_site: str, want: int, request_id: UUID | None, *, now_or_never: bool
     ) -> None:
-        self.worker_id = worker_id
+        super().__init__(worker_id, cpu_site, want, request_id, now_or_never=now_or_never)
         self.cpu_site = cpu_site
-        self.want = want
-        self.request_id = request_id
-        self.now_or_never = now_or_never
-        self.number = 0
-        self.parked = False
-        self.withdrawn = False
-        self.result: Given | Ended | Waited | Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def change(self) -> None:
-        """Wait until there is a result, or until it is clear that there is none yet (`parked`)."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
-
-    def resolve(self, result: Given | Ended | Waited | Exception) -> None:
-        """Set the result."""
-        self.result = result
-        self.signal()
-
-    def signal(self) -> None:
-        """Wake who waits for a change."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Listener(Protocol):
