@@ -39,7 +39,7 @@ class Access(Enum):
     """Who may call an RPC. What depends on the object (its owner, say) the servicer checks."""
 
     PUBLIC = "anybody"
-    READ = "anybody, unless reads need a login here"
+    READ = "anybody, unless reads need a login here; services of the deployment"
     USER = "logged-in users"
     ADMIN = "administrators"
     SERVICE = "services of the deployment"
@@ -85,6 +85,10 @@ class Call:
     async def send(self, message: Message) -> None:
         """Send one message of a server stream."""
         await self.context.write(message)
+
+    def metadata(self, key: str) -> str | None:
+        """Return what the caller sent under a key of the call's metadata; None = nothing."""
+        return _metadata(self.context, key)
 
     def is_retry(self) -> bool:
         """Whether gRPC itself sends the request again after a lost attempt."""
@@ -231,7 +235,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         if access is Access.PUBLIC:
             return None  # a stale token must not keep anybody from logging in
         token = header[len(_BEARER) :]
-        if access is Access.SERVICE and self._services.made(token):
+        if access in (Access.SERVICE, Access.READ) and self._services.made(token):
             return None
         caller = self._verifier.remembered(token) or await self._verifier.verify(token)
         if access is Access.ADMIN and not caller.admin:

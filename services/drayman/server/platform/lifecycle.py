@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from drayman.server.platform.calls import Service
 from drayman.server.platform.database import is_away
+from drayman.server.platform.service_identity import ServiceIdentity
 from drayman.server.platform.settings import Settings
 from drayman.server.platform.tokens import TokenVerifier
 
@@ -36,53 +37,55 @@ class Repeating(Part):
     """A loop that outlives its own failures.
 
     `turn` does one round and returns the seconds to wait before the next; `hasten` cuts the wait short. A round that raises is
-    logged and repeated after a pause that grows to half a minute: a background task must never end in silence.
+    logged and repeated after a pause that grows to half a minute: a background task must never end in silence. Its names are its own, so
+    that no part that is built on it takes the loop's place.
     """
 
     def __init__(self, name: str, turn: Callable[[], Awaitable[float]]) -> None:
-        self._name = name
-        self._turn = turn
-        self._hasten = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.__name = name
+        self.__turn = turn
+        self.__hasten = asyncio.Event()
+        self.__task: asyncio.Task[None] | None = None
 
     def hasten(self) -> None:
         """Begin the next round now."""
-        self._hasten.set()
+        self.__hasten.set()
 
     async def start(self) -> None:
         """Begin the first round."""
-        self._task = asyncio.create_task(self._run(), name=self._name)
+        self.__task = asyncio.create_task(self.__run(), name=self.__name)
 
     async def stop(self) -> None:
         """Cancel the loop and wait for its end."""
-        if self._task is not None:
-            self._task.cancel()
+        if self.__task is not None:
+            self.__task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+                await self.__task
+            self.__task = None
 
-    async def _run(self) -> None:
+    async def __run(self) -> None:
         pause = 0.5
         while True:
-            self._hasten.clear()
+            self.__hasten.clear()
             try:
-                wait = await self._turn()
+                wait = await self.__turn()
                 pause = 0.5
             except Exception as error:
                 if is_away(error):
-                    log.warning("database away", part=self._name, error=str(error) or type(error).__name__)
+                    log.warning("database away", part=self.__name, error=str(error) or type(error).__name__)
                 else:
-                    log.exception("round failed", part=self._name)
+                    log.exception("round failed", part=self.__name)
                 wait, pause = pause, min(pause * 2, 30.0)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hasten.wait(), wait)
+                await asyncio.wait_for(self.__hasten.wait(), wait)
 
 
 @dataclass(frozen=True)
 class Surroundings:
     """What a room is given when it opens.
 
-    `auth` is a channel to auth, `verifier` judges session tokens, `inner_port` is the port of loopback where this process answers.
+    `auth` is a channel to auth, `peer(name)` one to another service (SettingsError if nobody said where it is), `identity` what services
+    know each other by, `verifier` judges session tokens, `inner_port` is the port of loopback where this process answers.
     """
 
     settings: Settings
@@ -91,6 +94,8 @@ class Surroundings:
     verifier: TokenVerifier
     inner_port: int
     metrics: CollectorRegistry
+    identity: ServiceIdentity
+    peer: Callable[[str], grpc.aio.Channel]
 
 
 @dataclass(frozen=True)
