@@ -23,6 +23,7 @@ _YES = ("true", "yes", "on", "1")
 _AUTH = "drayman.auth.v1"
 _DISPATCH = "drayman.dispatch.v1"
 _REGISTRY = "drayman.registry.v1"
+_TASK = "drayman.task.v1"
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -56,8 +57,20 @@ _SERVICE_CONFIG = {
                 {"service": f"{_REGISTRY}.RegistryService", "method": "AdoptRegistry"},
                 {"service": f"{_REGISTRY}.ContentService", "method": "Upload"},
                 {"service": f"{_REGISTRY}.ContentService", "method": "Download"},
+                {"service": f"{_TASK}.TaskService", "method": "ListTasks"},
+                {"service": f"{_TASK}.TaskService", "method": "ListTaskInputs"},
+                {"service": f"{_TASK}.TaskService", "method": "WatchTask"},
+                {"service": f"{_TASK}.TaskService", "method": "ListJobMetadata"},
+                {"service": f"{_TASK}.JobService", "method": "GetJobs"},
+                {"service": f"{_TASK}.JobService", "method": "ListJobs"},
+                {"service": f"{_TASK}.JobService", "method": "WatchOutput"},
+                {"service": f"{_TASK}.PilotService", "method": "NextJob"},
+                {"service": f"{_TASK}.PilotService", "method": "Attend"},
+                {"service": f"{_TASK}.SandboxService", "method": "PutSandbox"},
+                {"service": f"{_TASK}.SandboxService", "method": "GetSandbox"},
                 {"service": f"{_AUTH}.TrustService", "method": "WatchTrust"},
                 {"service": f"{_AUTH}.SecretService", "method": "ListSecrets"},
+                {"service": f"{_AUTH}.SecretService", "method": "DeliverSecrets"},
                 {"service": f"{_AUTH}.AuditService", "method": "ListAuditEvents"},
             ],
         },

@@ -14,8 +14,15 @@ from drayman.auth.v1 import (
 from drayman.client import channel
 from drayman.client.channel import Address, UrlError, open_channel, open_sync_channel, parse_url
 from drayman.dispatch.v1 import handle_service_pb2, history_service_pb2, project_service_pb2, storage_service_pb2
-from drayman.registry.v1 import content_service_pb2, registry_service_pb2
+from drayman.registry.v1 import content_service_pb2, output_service_pb2, registry_service_pb2
 from drayman.system.v1 import system_service_pb2
+from drayman.task.v1 import (
+    farm_service_pb2,
+    job_service_pb2,
+    pilot_service_pb2,
+    sandbox_service_pb2,
+    task_service_pb2,
+)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,13 @@ def test_no_stream_is_repeated_by_grpc_itself() -> None:
         project_service_pb2,
         storage_service_pb2,
         content_service_pb2,
+        output_service_pb2,
         registry_service_pb2,
+        farm_service_pb2,
+        job_service_pb2,
+        pilot_service_pb2,
+        sandbox_service_pb2,
+        task_service_pb2,
     )
     streams = {
         (service.full_name, method.name)

@@ -47,6 +47,7 @@ _CODES: Mapping[grpc.StatusCode, tuple[str, ...]] = {
         "NOT_REGISTRY_OWNER",
         "NOT_AN_UPLOADER",
         "SPOOFING_REFUSED",
+        "ROLE_MISSING",
     ),
     grpc.StatusCode.FAILED_PRECONDITION: (
         "STALE_ATTEMPT",
@@ -57,6 +58,7 @@ _CODES: Mapping[grpc.StatusCode, tuple[str, ...]] = {
         "NOT_ON_PROBATION",
         "LINKED_TO",
         "VERSION_DAMAGED",
+        "JOB_STATE",
     ),
     grpc.StatusCode.NOT_FOUND: (
         "PROJECT_NOT_FOUND",
@@ -69,6 +71,9 @@ _CODES: Mapping[grpc.StatusCode, tuple[str, ...]] = {
         "ASSET_NOT_FOUND",
         "VERSION_NOT_FOUND",
         "FILE_NOT_FOUND",
+        "TASK_NOT_FOUND",
+        "JOB_NOT_FOUND",
+        "SANDBOX_NOT_FOUND",
     ),
     grpc.StatusCode.ALREADY_EXISTS: (
         "RSE_EXISTS",
@@ -76,6 +81,7 @@ _CODES: Mapping[grpc.StatusCode, tuple[str, ...]] = {
         "ROLE_EXISTS",
         "REGISTRY_PROJECT_EXISTS",
         "VERSION_EXISTS",
+        "SANDBOX_EXISTS",
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         "OVERLOADED",
@@ -84,6 +90,7 @@ _CODES: Mapping[grpc.StatusCode, tuple[str, ...]] = {
         "TOO_MANY_SECRETS",
         "QUOTA_EXCEEDED",
         "STORAGE_FULL",
+        "SANDBOX_TOO_LARGE",
     ),
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "IDENTITY_PROVIDER_AWAY"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE",),

@@ -32,6 +32,8 @@ class Settings:
     database_url: str = _setting("", "PostgreSQL to use; empty = an embedded one in the data directory", secret=True)
     postgres_bin: str = _setting("", "folder of the programs of the embedded PostgreSQL; empty = find one")
     auth_url: str = _setting("", "where auth is, if not in this process: grpc://HOST:PORT or grpcs://HOST:PORT")
+    dispatch_url: str = _setting("", "where dispatch is, for the task service, if not in this process")
+    registry_url: str = _setting("", "where the registry is, for the task service, if not in this process")
     service_key: str = _setting(
         "", "what the services of a deployment know each other by, if in several processes", secret=True
     )
@@ -88,6 +90,20 @@ class Settings:
     registry_growth_rate: int = _setting(1_000_000_000, "bytes more that it may have each year")
     probation_days: int = _setting(0, "days after which versions on probation are removed; 0 = never")
     upload_hours: float = _setting(24.0, "how long a broken upload can be resumed, in hours")
+    sandboxes: str = _setting("", "folder of the sandboxes, or s3://BUCKET/PREFIX; empty = <data_dir>/sandboxes")
+    sandbox_days: float = _setting(7.0, "days after which a sandbox that nobody used is removed")
+    task_outputs: str = _setting("outputs", "registry project of the outputs whose dataset names no other one")
+    task_limit: int = _setting(0, "active tasks that a user may have; 0 = any number")
+    task_attempt_limit: int = _setting(50, "how often a task may be retried before it is exhausted")
+    task_scouts: int = _setting(10, "jobs that run first, to see whether a task works")
+    task_pending_interval: float = _setting(3600.0, "how often a pending task is looked at, if nothing else tells")
+    task_pending_days: float = _setting(7.0, "days after which a pending task is given up")
+    task_heartbeat_timeout: float = _setting(7200.0, "how long a job may be silent before it is lost")
+    task_sent_timeout: float = _setting(1800.0, "how long a job that was fetched may take to begin")
+    task_holding_timeout: float = _setting(3 * 3600.0, "how long a job may take to record its outputs")
+    task_transferring_timeout: float = _setting(4 * 86400.0, "how long the outputs of a job may travel")
+    task_activated_days: float = _setting(7.0, "days that a job may wait for a worker")
+    task_running_days: float = _setting(21.0, "days that a job may run")
     public_reads: bool = _setting(True, "projects, handles and RSEs can be read without login")
     history_days: int = _setting(90, "how long the history of handles is kept, in days")
     fallback_seconds: float = _setting(5.0, "how often parked requests look for what a lost wake-up would have told")
@@ -155,6 +171,17 @@ class Settings:
                 "pool_size",
                 "hot_pool_size",
                 "history_days",
+                "sandbox_days",
+                "task_attempt_limit",
+                "task_scouts",
+                "task_pending_interval",
+                "task_pending_days",
+                "task_heartbeat_timeout",
+                "task_sent_timeout",
+                "task_holding_timeout",
+                "task_transferring_timeout",
+                "task_activated_days",
+                "task_running_days",
                 "fallback_seconds",
             )
             if not 0 < getattr(self, name) < math.inf  # which is not true of NaN either
