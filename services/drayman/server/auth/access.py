@@ -46,6 +46,7 @@ SECRET_SERVICE = {
     "DeleteSecrets": Rule(Access.USER, "one's own"),
     "ListSecrets": Rule(Access.USER, "one's own"),
     "ReencryptSecrets": Rule(Access.ADMIN),
+    "DeliverSecrets": Rule(Access.SERVICE),
 }
 
 AUDIT_SERVICE = {

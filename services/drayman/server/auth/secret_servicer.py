@@ -11,6 +11,7 @@ from drayman.server.auth.standing import require_admin, require_present
 from drayman.server.auth.store import Store
 from drayman.server.platform.calls import Call
 from drayman.server.platform.errors import Refusal, invalid
+from drayman.server.platform.transport import is_private
 
 
 class SecretServicer:
@@ -55,6 +56,13 @@ class SecretServicer:
                     change_time=timestamp(secret.changed_at.timestamp()),
                 )
             )
+
+    async def DeliverSecrets(self, request: pb.DeliverSecretsRequest, call: Call) -> None:
+        """Send a user's secrets to the service that hands out the user's jobs."""
+        if not is_private(call.context):
+            raise Refusal("TLS_REQUIRED", "secrets are delivered over TLS or loopback only")
+        async for secret in self._secrets.secrets(request.username, None, values=True):
+            await call.send(pb.DeliverSecretsResponse(key=secret.key, value=secret.value or ""))
 
     async def ReencryptSecrets(self, _request: pb.ReencryptSecretsRequest, call: Call) -> pb.ReencryptSecretsResponse:
         """Encrypt with the newest key what another one encrypts."""
