@@ -66,6 +66,7 @@ class UploadCalls(RegistryCalls):
         spoof: str = "",
         upload_id: str = "",
         with_documents: bool = False,
+        warrant: str = "",
         progress: ProgressCallback | None = None,
     ) -> Uploaded:
         """Upload what a folder holds. Only what the asset's latest version does not have travels.
@@ -76,6 +77,7 @@ class UploadCalls(RegistryCalls):
         are refused. A connection that breaks is made again, and goes on where it was; with an `upload_id` (a UUID) that also works for who
         calls again after a crash. `with_documents` waits for the documents of the project and the asset (`..latest`, `..usage`), for who
         reads the registry as it is mounted here; otherwise they follow in a moment.
+        A `warrant` is what a job's worker was given for the version: it uploads in the name of the job's owner.
 
         Raises FileNotFoundError and NotADirectoryError for what is no folder, TreeError (a ValueError) for what cannot be uploaded: FIFOs,
         sockets, devices, links that lead nowhere or in a circle, files that change while they are read.
@@ -98,7 +100,7 @@ class UploadCalls(RegistryCalls):
             spoof=spoof,
             with_documents=with_documents,
         )
-        return await _Upload(self, self._contents, source, begin, meter, self._patience).run(bool(upload_id))
+        return await _Upload(self, self._contents, source, begin, meter, self._patience, warrant).run(bool(upload_id))
 
     async def upload_staged(
         self,
@@ -157,8 +159,10 @@ class _Upload:
         begin: pb.UploadBegin,
         meter: Meter,
         patience: float,
+        warrant: str,
     ) -> None:
         self._calls = calls
+        self._warrant = (("drayman-warrant", warrant),) if warrant else ()
         self._stub = stub
         self._source = source
         self._begin = begin
@@ -190,7 +194,7 @@ class _Upload:
                 anew = True
 
     async def _attempt(self, metadata: Any, *, at_once: bool) -> pb.UploadDone:
-        call = watch_end(self._stub.Upload(metadata=metadata))
+        call = watch_end(self._stub.Upload(metadata=(*metadata, *self._warrant)))
         try:
             with suppress(asyncio.InvalidStateError):  # the service has ended the call: its answer says why
                 done = await self._send(call, at_once=at_once)

@@ -55,6 +55,7 @@ class House:
     issuer: Issuer
     contents: ContentServicer
     services: list[Service]
+    identity: ServiceIdentity
 
     def client(self, username: str, *, admin: bool = False, url: str = "", patience: float = 30.0) -> RegistryClient:
         """Return a client with a session of that user."""
@@ -74,17 +75,20 @@ async def house(database_url: str, folder: Path, *, staging: bool = True, **sett
     issuer = Issuer()
     metrics = CollectorRegistry()
     verifier = TokenVerifier(issuer.trust, _nothing)
+    identity = ServiceIdentity("k" * 40)
     dispatcher = Dispatcher(
         issuer.trust,
         verifier,
-        ServiceIdentity("k" * 40),
+        identity,
         CallMetrics(metrics),
         max_calls=10_000,
         public_reads=True,
     )
     async with AsyncExitStack() as stack:
         auth = await stack.enter_async_context(grpc.aio.insecure_channel("127.0.0.1:1"))
-        room = await open_registry(Surroundings(chosen, database_url, auth, verifier, 0, metrics))
+        room = await open_registry(
+            Surroundings(chosen, database_url, auth, verifier, 0, metrics, identity, lambda _name: auth)
+        )
         for service in room.services:
             dispatcher.add(service)
         for part in room.parts:
@@ -96,4 +100,4 @@ async def house(database_url: str, folder: Path, *, staging: bool = True, **sett
         await server.start()
         stack.push_async_callback(server.stop, 0)
         contents = next(s.servicer for s in room.services if isinstance(s.servicer, ContentServicer))
-        yield House(f"grpc://127.0.0.1:{port}", root, shared, issuer, contents, list(room.services))
+        yield House(f"grpc://127.0.0.1:{port}", root, shared, issuer, contents, list(room.services), identity)

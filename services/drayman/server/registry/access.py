@@ -33,13 +33,22 @@ REGISTRY_SERVICE = {
 }
 
 CONTENT_SERVICE = {
-    "Upload": Rule(Access.USER, "owners, uploaders, anybody where the project has global_write; administrators"),
+    "Upload": Rule(
+        Access.USER,
+        "owners, uploaders, anybody where the project has global_write; administrators; who has a warrant for the version",
+    ),
     "UploadStaged": Rule(Access.USER, "as Upload, and the directory must be the caller's"),
     "Download": Rule(Access.READ),
     "PresignFiles": Rule(Access.READ),
 }
 
+OUTPUT_SERVICE = {
+    "OpenOutputProject": Rule(Access.SERVICE),
+    "AssembleVersion": Rule(Access.SERVICE),
+}
+
 TABLES = {
     "drayman.registry.v1.RegistryService": REGISTRY_SERVICE,
     "drayman.registry.v1.ContentService": CONTENT_SERVICE,
+    "drayman.registry.v1.OutputService": OUTPUT_SERVICE,
 }

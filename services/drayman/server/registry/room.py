@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from drayman.registry.v1 import content_service_pb2, registry_service_pb2
+from drayman.registry.v1 import content_service_pb2, output_service_pb2, registry_service_pb2
 from drayman.server.platform.calls import Rule, Service
 from drayman.server.platform.database import migrate, open_pool
 from drayman.server.platform.lifecycle import Part, Room, Surroundings
@@ -22,6 +22,7 @@ from drayman.server.registry.content_servicer import ContentServicer
 from drayman.server.registry.content_stores import open_content
 from drayman.server.registry.downloading import Downloads
 from drayman.server.registry.maintenance import Maintenance
+from drayman.server.registry.output_servicer import OutputServicer
 from drayman.server.registry.place import claim
 from drayman.server.registry.registry_servicer import Deployment, RegistryServicer
 from drayman.server.registry.reroute_run import Rerouter
@@ -100,12 +101,18 @@ async def open_registry(surroundings: Surroundings) -> Room:
         content,
     )
     content_servicer = ContentServicer(
-        uploads, Staging(uploads, staging, whitelist), Downloads(registry.store, content), spoofing
+        uploads,
+        Staging(uploads, staging, whitelist),
+        Downloads(registry.store, content),
+        spoofing,
+        surroundings.identity,
     )
+    output_servicer = OutputServicer(registry, settings.registry_baseline, settings.registry_growth_rate)
     return Room(
         services=[
             _service(registry_service_pb2, "RegistryService", servicer, access.REGISTRY_SERVICE),
             _service(content_service_pb2, "ContentService", content_servicer, access.CONTENT_SERVICE),
+            _service(output_service_pb2, "OutputService", output_servicer, access.OUTPUT_SERVICE),
         ],
         parts=[
             opened,
