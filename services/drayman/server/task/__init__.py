@@ -1,0 +1,1 @@
+"""The task service: tasks become jobs, jobs run."""
