@@ -142,7 +142,7 @@ def expected(access: Access, kind: str) -> tuple[str, ...]:
     if kind == "expired":
         return ("TOKEN_EXPIRED",)
     if kind == "service":
-        return () if access is Access.SERVICE else ("TOKEN_INVALID",)
+        return () if access in (Access.SERVICE, Access.READ) else ("TOKEN_INVALID",)
     if kind == "user":
         return {Access.ADMIN: ("ADMIN_ONLY",), Access.SERVICE: ("SERVICE_ONLY",)}.get(access, ())
     if kind == "admin":

@@ -148,7 +148,7 @@ def shared(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
     yield Shared(served, f"http://{metrics}/metrics", deployment)
     code, out, _ = served.end()
     assert (code, out) == (0, "")
-    assert list(data.iterdir()) == []  # the password was given, so there is none to write
+    assert [path.name for path in data.iterdir()] == ["sandboxes"]  # the password was given, so there is none to write
 
 
 # --- the first start -------------------------------------------------------------------------------------------------
@@ -303,7 +303,13 @@ SERVICES = {
     "drayman.dispatch.v1.ProjectService",
     "drayman.dispatch.v1.StorageService",
     "drayman.registry.v1.ContentService",
+    "drayman.registry.v1.OutputService",
     "drayman.registry.v1.RegistryService",
+    "drayman.task.v1.FarmService",
+    "drayman.task.v1.JobService",
+    "drayman.task.v1.PilotService",
+    "drayman.task.v1.SandboxService",
+    "drayman.task.v1.TaskService",
 }
 
 

@@ -13,12 +13,14 @@ from drayman.server.dispatch import access as dispatch
 from drayman.server.platform.calls import Access, Rule
 from drayman.server.platform.grpc_server import SYSTEM_SERVICE
 from drayman.server.registry import access as registry
+from drayman.server.task import access as task
 
 #: Every service of every proto.
 TABLES: Mapping[str, Mapping[str, Rule]] = {
     **auth.TABLES,
     **dispatch.TABLES,
     **registry.TABLES,
+    **task.TABLES,
     "drayman.system.v1.SystemService": SYSTEM_SERVICE,
 }
 

@@ -34,6 +34,7 @@ from drayman.server.platform.tokens import TokenVerifier
 from drayman.server.platform.trust import Trust
 from drayman.server.platform.trust_watch import TrustWatch
 from drayman.server.registry.room import open_registry
+from drayman.server.task.room import open_task
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,7 @@ ROOMS: Mapping[str, Callable[[Surroundings], Awaitable[Room]]] = {
     "auth": open_auth,
     "dispatch": open_dispatch,
     "registry": open_registry,
+    "task": open_task,
 }
 
 
@@ -104,6 +106,8 @@ async def _run(
     inner_port = inner.add_insecure_port("127.0.0.1:0")
     auth = _auth_channel(settings, services, inner_port)
     stack.push_async_callback(auth.close)
+    peers = _Peers(settings, services, inner_port)
+    stack.push_async_callback(peers.close)
     trust = Trust(settings.auth_silence)
     identity = ServiceIdentity(settings.service_key or secrets.token_urlsafe(32))
     watch = TrustWatch(auth, trust, identity)
@@ -122,7 +126,9 @@ async def _run(
 
     rooms = []
     for name in services:
-        room = await ROOMS[name](Surroundings(settings, database_url, auth, verifier, inner_port, registry))
+        room = await ROOMS[name](
+            Surroundings(settings, database_url, auth, verifier, inner_port, registry, identity, peers.channel)
+        )
         rooms.append(room)
         for service in room.services:
             dispatcher.add(service)
@@ -162,6 +168,37 @@ async def _embedded_database(settings: Settings, stack: AsyncExitStack) -> str:
     await asyncio.to_thread(postgres.start)
     stack.push_async_callback(asyncio.to_thread, postgres.stop)
     return postgres.dsn
+
+
+class _Peers:
+    """Channels to the other services: in this process, or where the settings say."""
+
+    def __init__(self, settings: Settings, services: Sequence[str], inner_port: int) -> None:
+        self._urls = {"dispatch": settings.dispatch_url, "registry": settings.registry_url}
+        self._services = services
+        self._inner_port = inner_port
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def channel(self, name: str) -> grpc.aio.Channel:
+        """Return the channel to a service. Raises SettingsError."""
+        found = self._channels.get(name)
+        if found is None:
+            found = self._channels[name] = self._open(name, self._urls[name])
+        return found
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+    def _open(self, name: str, url: str) -> grpc.aio.Channel:
+        if not url:
+            if name not in self._services:
+                raise SettingsError(f"{name} does not run in this process: set {name}_url to where it does")
+            return grpc.aio.insecure_channel(f"127.0.0.1:{self._inner_port}")
+        try:
+            return open_channel(url)
+        except UrlError as error:
+            raise SettingsError(f"{name}_url: {error}") from error
 
 
 def _auth_channel(settings: Settings, services: Sequence[str], inner_port: int) -> grpc.aio.Channel:

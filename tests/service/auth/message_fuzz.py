@@ -104,6 +104,8 @@ def _value(field: FieldDescriptor, known: Texts, depth: int) -> st.SearchStrateg
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_MESSAGE:
             return _messages(field.message_type, known, depth - 1)
+        case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
+            return st.binary(max_size=100) | st.sampled_from([b"", b"\0" * 8, b"x" * 100_000])
         case FieldDescriptor.CPPTYPE_STRING:
             right = known.get(field.name, texts)
             return st.sampled_from([right, right, right, texts]).flatmap(lambda chosen: chosen)
