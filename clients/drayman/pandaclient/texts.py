@@ -6,6 +6,8 @@ PanDA, section 3.4 of its behaviour.
 from __future__ import annotations
 
 import re
+import sys
+import traceback
 from typing import Any
 
 
@@ -36,3 +38,15 @@ def str_decode(data: Any) -> Any:
 def hide_sensitive_info(com: Any) -> str:
     """Return the text of anything without bearer tokens: from `Bearer ` up to the next quote there is `***"`. Section 3.4."""
     return re.sub(r"Bearer [^\"']+", '***"', str(com))
+
+
+def dump_log(func_name: str, exception_obj: Any, output: Any) -> str:
+    """Print a traceback and the output that led to it, without bearer tokens; return `<func_name> failed : <exception>`. Section 3.4."""
+    text = hide_sensitive_info(f"{func_name} failed : {exception_obj}")
+    if isinstance(exception_obj, BaseException):
+        print(hide_sensitive_info("".join(traceback.format_exception(exception_obj))), end="")
+    elif sys.exc_info()[0] is not None:
+        print(hide_sensitive_info(traceback.format_exc()), end="")
+    print(text)
+    print(hide_sensitive_info(output))
+    return text
