@@ -27,6 +27,10 @@ _VERBS: Mapping[str, str] = {
     "file": "drayman.cli.file:file",
     "rse": "drayman.cli.rse:rse",
     "registry": "drayman.cli.registry:registry",
+    "run": "drayman.cli.run:run",
+    "task": "drayman.cli.task:task",
+    "job": "drayman.cli.job:job",
+    "pilot": "drayman.cli.pilot:pilot",
 }
 
 
