@@ -20,9 +20,11 @@ import crowd
 import huge
 import machine
 import parked
+import pilots
 import report
 import sessions
 import size
+import tasks
 import throughput
 import wakeup
 from report import Findings
@@ -38,6 +40,8 @@ ROWS: dict[str, Callable[[Stack, Scale], Findings]] = {
     "create": create.measure,
     "authentication": authentication.measure,
     "artifacts": artifacts.measure,
+    "pilots": pilots.measure,
+    "tasks": tasks.measure,
     "parked": parked.measure,
     "crowd": crowd.measure,
     "huge": huge.measure,

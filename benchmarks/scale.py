@@ -32,6 +32,8 @@ class Scale:
     rest: float  # how long the parked streams are watched
     huge: int  # files of the project that is made, listed, copied and deleted
     huge_worked: int  # files of it that are worked on
+    task_jobs: int  # jobs of a big task
+    many_jobs: int  # jobs that are there when a job's cost is measured
 
     def __post_init__(self) -> None:
         slices = 2 * (self.rounds * self.slices + 1)  # early and late, with a warm-up each
@@ -62,6 +64,8 @@ FULL = Scale(
     rest=10.0,
     huge=10_000_000,
     huge_worked=100_000,
+    task_jobs=100_000,
+    many_jobs=1_000_000,
 )
 
 #: Shows that everything runs, and nothing else.
@@ -88,4 +92,6 @@ QUICK = Scale(
     rest=2.0,
     huge=50_000,
     huge_worked=5_000,
+    task_jobs=2_000,
+    many_jobs=5_000,
 )
