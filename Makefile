@@ -17,8 +17,8 @@ demo: $(VENV)/.ready ## hand the files of DIR to WORKERS processes that run CMD 
 	@$(BIN)/python -m drayman demo --dir "$(DIR)" --workers "$(WORKERS)" $(if $(CMD),--command '$(CMD)')
 
 # Hundreds of processes are started from the same sources: whatever the environment says, they are compiled once.
-test: $(VENV)/.ready ## run the tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest $(ARGS)
+test: $(VENV)/.ready ## run the tests, several files at a time
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.ready ## style, types, layers, protos
 	$(BIN)/ruff format --check .
