@@ -64,6 +64,9 @@ class Presence(Repeating):
         """Be gone."""
         await super().stop()
         if self._connection is not None:
+            # who comes next must not find us there because the database has not noticed yet that we went
+            with suppress(Exception):
+                await self._connection.execute("SELECT pg_advisory_unlock_all()")
             self._connection.terminate()
             self._connection = None
 
