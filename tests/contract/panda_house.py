@@ -94,7 +94,7 @@ class Panda:
         request = user_service_pb2.UpdateUserRequest(username=self.name, disabled=True)
         stub.UpdateUser(request, metadata=bearer(self.stack.token(self.stack.admin[0])), timeout=30)
         deadline = time.monotonic() + 30
-        while Client.get_cert_attributes()[0] == 0:
+        while Client.killTask(2**53)[1][0] == 2:  # what is checked at the door alone is refused last
             assert time.monotonic() < deadline
 
     @contextmanager

@@ -60,6 +60,7 @@ class House:
             "ADMIN_PASSWORD": "secret",
             # one for all that use this database
             "SECRETS_KEY_FILE": str(folder.parent / f"secrets-keys-{zlib.crc32(database_url.encode())}"),
+            "REGISTRY": str(folder.parent / f"registry-{zlib.crc32(database_url.encode())}"),
         }
         self.process = ServiceProcess(
             ["--listen", "127.0.0.1:0", "--data-dir", str(folder)],

@@ -45,8 +45,9 @@ async def people() -> AsyncIterator[People]:
         print(*(line for line in stack.log.read_text().splitlines() if '"defect"' in line), sep="\n")
 
 
-@pytest.fixture(scope="module")
-def admin(people: People) -> RegistryCalls:
+@pytest_asyncio.fixture(scope="module")
+async def admin(people: People) -> RegistryCalls:
+    """The administrator's client, which is made in the loop that it lives in."""
     return people.admin
 
 
