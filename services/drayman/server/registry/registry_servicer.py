@@ -29,7 +29,7 @@ from drayman.server.registry.store import Store
 
 _MOST_DOOMED = 10_000
 #: Entries in one message.
-_ENTRIES = 1000
+_ENTRIES = 400
 
 
 @dataclass(frozen=True, slots=True)
