@@ -53,7 +53,7 @@ class Cache:
         return SandboxSweeper(self.store, self.content, DAYS)
 
     async def sweep(self) -> None:
-        await self.sweeper()._turn()
+        await self.sweeper()._sweep()
 
     async def keys(self) -> set[str]:
         """What is stored: `older` tells of everything that is older than the future."""
@@ -433,7 +433,7 @@ async def test_more_than_are_swept_at_once(caches: Cache, ann: SandboxClient, tm
     await caches.house.pool.execute(
         "UPDATE task.sandbox SET used_at = now() - interval '8 days' WHERE name LIKE 'many.%'"
     )
-    assert await caches.sweeper()._turn() == 0.0
+    assert await caches.sweeper()._sweep() == 0.0
     await caches.sweep()
     assert [name for name in names if await caches.row(name) is not None] == []
     assert await caches.keys() <= await caches.known()

@@ -306,6 +306,7 @@ def outcome(target: Target, given: Any) -> str:
     return f"{state}: {task.error}"
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of what failed, which is what has to be seen
 @settings(quick, max_examples=150)
 @given(made=task_parameters())
 def test_a_task_with_anything_in_it_gets_somewhere(target: Target, made: dict[str, Any]) -> None:
