@@ -315,8 +315,14 @@ async def test_a_removed_user_is_not_remembered(limits: LoginLimits, database: a
             await transaction.start()
             await connection.execute("DELETE FROM auth.user WHERE name = 'ann'")
             attempt.succeeded("ann")
-            asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(transaction.commit()))
+            removed = asyncio.create_task(_commit_soon(transaction))
+        await removed  # the other one may hear of it first
         assert await connection.fetchval("SELECT count(*) FROM auth.familiar_peer") == 0
+
+
+async def _commit_soon(transaction: Any) -> None:
+    await asyncio.sleep(0.2)
+    await transaction.commit()
 
 
 async def test_a_peer_that_never_pauses_leaves_connections_to_others(pools: list[asyncpg.Pool]) -> None:

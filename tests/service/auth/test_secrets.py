@@ -247,7 +247,7 @@ async def test_sets_and_deletions_go_on_during_rotations(
                 new_key(path)
                 done = await asyncio.gather(secrets.reencrypt(), elsewhere.reencrypt())
                 assert {each.key_id for each in done} == {keys.newest}
-                assert await keys_in_use(pool) == {keys.newest}
+                assert await keys_in_use(pool) <= {keys.newest}  # all may be deleted this moment
         finally:
             rotated.set()
 
