@@ -32,11 +32,12 @@ from drayman.server.platform.tokens import TokenVerifier
 from drayman.server.platform.trust import Trust
 from drayman.server.task.dataset_names import Place
 from drayman.server.task.job_store import JobStore, Limits
+from drayman.server.task.plans import Plans
 from drayman.server.task.splitting import InputFile
 from drayman.server.task.task_store import HERE, TaskStore
+from drayman.server.task.tasks_room import TasksRoom, open_tasks
 from drayman.task.v1 import task_pb2, task_service_pb2_grpc
 from drayman.task.v1 import task_service_pb2 as pb
-from service.task.tasks_room import TasksRoom, open_tasks
 
 _ISSUER = "test"
 
@@ -253,6 +254,7 @@ async def house(
         listeners: list[Callable[[], None]] = []
         room = open_tasks(
             store,
+            Plans(store, chosen),
             chosen,
             announce=lambda _word: None,
             collections=found_shelf,  # type: ignore[arg-type]

@@ -13,11 +13,12 @@ from drayman.server.task import job_making, retrying, winding_down
 from drayman.server.task.acceptance import Command
 from drayman.server.task.commands import Commands, Order
 from drayman.server.task.engine import Engine
+from drayman.server.task.plans import Plans
 from drayman.server.task.task_states import FINAL
 from drayman.server.task.task_store import TaskStore
+from drayman.server.task.tasks_room import open_tasks
 from service.task.scripted_worker import Worker
 from service.task.task_house import House, house, parameters, reading
-from service.task.tasks_room import open_tasks
 
 _OWNER = Caller("ann", False, frozenset(), 0.0, "")
 
@@ -113,6 +114,7 @@ class Life:
         shelf: Any = self.running.shelf
         return open_tasks(
             self._store,
+            Plans(self._store, self.running.settings),
             self.running.settings,
             announce=lambda _word: None,
             collections=shelf,

@@ -15,22 +15,16 @@ from drayman.server.platform.settings import Settings, SettingsError
 from drayman.server.platform.wakeups import WakeupBus
 from drayman.server.task import access
 from drayman.server.task.collections import Collections
-from drayman.server.task.commands import Commands
-from drayman.server.task.desk import Desk
-from drayman.server.task.engine import Engine
 from drayman.server.task.jobs_room import JobsRoom, open_jobs
 from drayman.server.task.outputs import Outputs
 from drayman.server.task.plans import Plans
-from drayman.server.task.recovery import LostFiles
 from drayman.server.task.sandbox_bytes import SandboxBytes
 from drayman.server.task.sandbox_servicer import SandboxServicer, SandboxSweeper
 from drayman.server.task.sandbox_store import SandboxStore
 from drayman.server.task.secrets_delivery import SecretDelivery
-from drayman.server.task.submission import Submission
-from drayman.server.task.task_servicer import TaskServicer
 from drayman.server.task.task_store import HERE, TaskStore
-from drayman.server.task.task_watching import TaskWatching
-from drayman.task.v1 import sandbox_service_pb2, task_service_pb2
+from drayman.server.task.tasks_room import TasksRoom, open_tasks
+from drayman.task.v1 import sandbox_service_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -47,27 +41,6 @@ class _Connections(Part):
             await pool.close()
 
 
-class _Word:
-    """Where a word about a task goes: to the other replicas, and to whoever minds it here. What minds it is there when all is."""
-
-    def __init__(self, bus: WakeupBus) -> None:
-        self._bus = bus
-        self.engine: Engine | None = None
-        self.watching: TaskWatching | None = None
-
-    def announce(self, word: str) -> None:
-        """Tell everybody."""
-        self._bus.announce(word)
-        if self.watching is not None:
-            self.watching.hear(word)
-
-    def task(self, task_id: int) -> None:
-        """A task changed, and has to be looked after."""
-        self.announce(f"t{task_id}")
-        if self.engine is not None:
-            self.engine.kick(task_id)
-
-
 async def open_task(surroundings: Surroundings) -> Room:
     """Bring the schema up to date and build the room. Raises MigrationError, SettingsError, and what asyncpg raises."""
     settings, dsn = surroundings.settings, surroundings.database_url
@@ -78,7 +51,6 @@ async def open_task(surroundings: Surroundings) -> Room:
     steps = await open_pool(dsn, settings.pool_size, hot=True)  # a step may keep a connection for long
 
     bus = WakeupBus(dsn, "drayman_task")
-    word = _Word(bus)
     registry = _neighbour(surroundings, "registry")
     outputs = Outputs(registry, surroundings.identity, settings.task_outputs)
     store = TaskStore(steps)
@@ -87,44 +59,28 @@ async def open_task(surroundings: Surroundings) -> Room:
         pool,
         hot,
         settings,
-        announce=word.announce,
+        announce=bus.announce,
         plans=plans,
         outputs=outputs,
         secrets=SecretDelivery(surroundings.auth, surroundings.identity),
-        engine_kick=word.task,
+        engine_kick=lambda task_id: tasks.kick(task_id),  # noqa: PLW0108 - there is none yet: each half tells the other
     )
-    desk = Desk(
-        store=store,
-        plans=plans,
+    tasks = open_tasks(
+        store,
+        plans,
+        settings,
+        announce=bus.announce,
         collections=Collections(
             _neighbour(surroundings, "dispatch"), registry, surroundings.identity, settings.task_outputs
         ),
         outputs=outputs,
-        settings=settings,
-        announce=word.announce,
         lots_changed=jobs.hand_out.lots_changed,
         orders=jobs.orders.given,
     )
-    word.engine = engine = Engine(desk)
-    word.watching = watching = TaskWatching(store, plans)
-    _listen(bus, jobs, watching, engine)
-
-    def changed(task_id: int) -> None:
-        desk.tell(task_id)
-        engine.kick(task_id)
-
-    tasks = TaskServicer(
-        store,
-        plans,
-        Submission(store, settings),
-        Commands(store, settings),
-        watching,
-        LostFiles(store, outputs, changed),
-        changed,
-    )
+    _listen(bus, jobs, tasks)
     sandbox_store = SandboxStore(pool)
     services = [
-        Service(task_service_pb2.DESCRIPTOR.services_by_name["TaskService"], tasks, access.TASK_SERVICE),
+        *tasks.services,
         *jobs.services,
         Service(
             sandbox_service_pb2.DESCRIPTOR.services_by_name["SandboxService"],
@@ -136,22 +92,20 @@ async def open_task(surroundings: Surroundings) -> Room:
         _Connections([pool, hot, steps]),
         bus,
         *jobs.parts,
-        watching,
         SandboxSweeper(sandbox_store, sandboxes, settings.sandbox_days),
-        engine,
+        *tasks.parts,
     ]
     return Room(services, parts)
 
 
-def _listen(bus: WakeupBus, jobs: JobsRoom, watching: TaskWatching, engine: Engine) -> None:
+def _listen(bus: WakeupBus, jobs: JobsRoom, tasks: TasksRoom) -> None:
     def hear(word: str) -> None:
         jobs.hear(word)
-        watching.hear(word)
+        tasks.hear(word)
 
     def missed() -> None:
         jobs.missed()
-        watching.missed()
-        engine.hasten()
+        tasks.missed()
 
     bus.subscribe(hear, missed)
 

@@ -1,4 +1,4 @@
-"""Opens the half of the task service that is about tasks, without the rest: submission, commands, the engine, watching, recovery."""
+"""Opens the half of the task service that is about tasks: submission, commands, the engine, watching, recovery."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class TasksRoom:
     plans: Plans
     engine: Engine
     watching: TaskWatching
+    announce: Callable[[str], None]
 
     def hear(self, word: str) -> None:
         """Another replica announced something."""
@@ -43,13 +44,14 @@ class TasksRoom:
         self.engine.hasten()
 
     def kick(self, task_id: int) -> None:
-        """A job's end is something for the engine to look at, and for who watches the task."""
+        """A job's end is something for the engine to look at, and for who watches the task, here and elsewhere."""
+        self.announce(f"t{task_id}")
         self.engine.kick(task_id)
-        self.watching.changed(task_id)
 
 
 def open_tasks(
     store: TaskStore,
+    plans: Plans,
     settings: Settings,
     *,
     announce: Callable[[str], None],
@@ -58,8 +60,7 @@ def open_tasks(
     lots_changed: Callable[[], None],
     orders: Callable[[Sequence[int]], None],
 ) -> TasksRoom:
-    """Build everything."""
-    plans = Plans(store, settings)
+    """Build everything. `announce` tells the other replicas, `lots_changed` the hand-out, `orders` the workers of jobs."""
     watching = TaskWatching(store, plans)
 
     def tell(word: str) -> None:
@@ -94,4 +95,4 @@ def open_tasks(
     services = [
         Service(task_service_pb2.DESCRIPTOR.services_by_name["TaskService"], servicer, access.TASK_SERVICE),
     ]
-    return TasksRoom(services, [watching, engine], plans, engine, watching)
+    return TasksRoom(services, [watching, engine], plans, engine, watching, tell)
