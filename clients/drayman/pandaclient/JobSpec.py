@@ -11,18 +11,20 @@ from datetime import datetime
 from typing import Any
 
 from drayman.pandaclient import moments
-from drayman.pandaclient.FileSpec import UNSET, FileSpec
+from drayman.pandaclient.attributes import Spec
+from drayman.pandaclient.FileSpec import FileSpec
 
 _ERRORS = ("pilot", "exe", "sup", "ddm", "brokerage", "jobDispatcher", "taskBuffer")
 _TIMES = ("creationTime", "modificationTime", "stateChangeTime", "startTime", "endTime", "prodDBUpdateTime")
 
 
-class JobSpec:
+class JobSpec(Spec):
     """A job: attributes that read `NULL`, or 0 where they are numbers, until they are set; `Files` are its FileSpecs.
 
     Times are `datetime` in UTC that do not say so.
     """
 
+    _what = "job"
     _attributes = (
         *("PandaID", "jobDefinitionID", "jobsetID", "jediTaskID", "taskID", "reqID", "parentID", "jobName"),
         *("schedulerID", "pilotID", "batchID", "job_label", "VO", "workingGroup", "countryGroup", "prodUserID"),
@@ -73,25 +75,16 @@ class JobSpec:
 
     def __init__(self) -> None:
         """A job without anything."""
-        object.__setattr__(self, "_values", {})
+        super().__init__()
         object.__setattr__(self, "Files", [])
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._attributes:
-            raise AttributeError(f"a job has no attribute {name!r}")
-        return self._values.get(name, 0 if name in self._zeroAttrs else UNSET)
-
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "Files":
-            object.__setattr__(self, "Files", [])
-            for file in value:
-                self.addFile(file)
-        elif name not in self._attributes:
-            raise AttributeError(f"a job has no attribute {name!r}")
-        elif value is None:
-            self._values.pop(name, None)
-        else:
-            self._values[name] = value
+        if name != "Files":
+            super().__setattr__(name, value)
+            return
+        object.__setattr__(self, "Files", [])
+        for file in value:
+            self.addFile(file)
 
     def __repr__(self) -> str:
         return f"<JobSpec {self.PandaID} {self.jobStatus}>"
@@ -99,11 +92,6 @@ class JobSpec:
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle or a deep copy keeps."""
         return {"_values": dict(self._values), "Files": self.Files}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Take what a pickle kept."""
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
 
     def __copy__(self) -> JobSpec:
         made = JobSpec()
@@ -120,9 +108,6 @@ class JobSpec:
         """Say whose job it is: `prodUserName`. The service takes who submits it, whatever is said here."""
         self.prodUserName = owner
 
-    def resetChangedList(self) -> None:
-        """Nothing: changes are not kept apart."""
-
     def print_attributes(self) -> None:
         """Print all attributes."""
         for name, value in self.to_dict().items():
@@ -131,10 +116,6 @@ class JobSpec:
     def isCancelled(self) -> bool:
         """Whether the job was cancelled or closed."""
         return self.jobStatus in ("cancelled", "closed")
-
-    def values(self) -> tuple[Any, ...]:
-        """Return the values of all attributes, in their order."""
-        return tuple(getattr(self, name) for name in self._attributes)
 
     @classmethod
     def columnNames(cls) -> str:
@@ -146,18 +127,9 @@ class JobSpec:
         """Cut a text to what the service keeps of an attribute."""
         return val if val is None else val[: cls._limitLength.get(attr)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all attributes by name, without the files."""
-        return {name: getattr(self, name) for name in self._attributes}
-
     def load_from_dict(self, values: Mapping[str, Any]) -> None:
         """Take over what `to_dict` gave, and `Files` if they are there; names that a job has not are left out."""
-        for name in self._attributes:
-            if name in values:
-                value = values[name]
-                if name in _TIMES and isinstance(value, str):
-                    value = moments.plain(moments.read(value)) or value
-                setattr(self, name, None if value == UNSET else value)
+        super().load_from_dict(values)
         files = values.get("Files")
         if files is not None:
             self.Files = [_file(each) for each in files]
@@ -170,9 +142,8 @@ class JobSpec:
         }
         return found | {"Files": [file.dump_to_json_serializable() for file in self.Files]}
 
-    def load_from_json_serializable(self, values: Mapping[str, Any]) -> None:
-        """Take over what `dump_to_json_serializable` gave."""
-        self.load_from_dict(values)
+    def _read(self, name: str, value: Any) -> Any:
+        return (moments.plain(moments.read(value)) or value) if name in _TIMES and isinstance(value, str) else value
 
 
 def _file(values: FileSpec | Mapping[str, Any]) -> FileSpec:

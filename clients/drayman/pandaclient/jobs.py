@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 from drayman.client.task_values import Task, task_of
+from drayman.pandaclient.attributes import UNSET
 from drayman.pandaclient.calls import FAILED, CallFailed, call, shown
-from drayman.pandaclient.FileSpec import UNSET
 from drayman.pandaclient.identifiers import identifier
 from drayman.pandaclient.JobSpec import JobSpec
 from drayman.pandaclient.specs import add_task, job_spec, submission

@@ -14,7 +14,8 @@ from typing import Any
 from drayman.client.job_values import Job, JobFile, job_of
 from drayman.client.task_values import Task
 from drayman.pandaclient import moments
-from drayman.pandaclient.FileSpec import UNSET, FileSpec
+from drayman.pandaclient.attributes import UNSET
+from drayman.pandaclient.FileSpec import FileSpec
 from drayman.pandaclient.identifiers import whole
 from drayman.pandaclient.JobSpec import JobSpec
 from drayman.task.v1 import job_pb2, job_service_pb2
